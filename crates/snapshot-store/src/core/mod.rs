@@ -1,0 +1,24 @@
+//! The three decisions that destroy something, as pure functions over plain values.
+//!
+//! | Decision | Destroys | Used by |
+//! |---|---|---|
+//! | [`trim_up_to`] | log records | the admin, before every trim |
+//! | [`may_replace_pointer`] | what `latest.json` said before | every publisher, before every swap |
+//! | [`may_delete`] | a snapshot's objects | prune and sweep, before every deletion |
+//!
+//! Nothing else decides these things, and nothing goes around them. [`retained_after`] decides what a new pointer
+//! keeps, and thereby what becomes deletable at all.
+
+mod delete;
+mod hold;
+mod replace;
+mod retention;
+mod trim;
+
+pub use delete::{KeepReason, may_delete};
+pub use hold::HoldReason;
+pub use replace::{PointerCandidate, PointerFloor, ReplaceRefusal, may_replace_pointer};
+pub use retention::retained_after;
+pub use trim::{
+    LogFacts, ReplicaNeed, SnapshotTrust, TrimBound, TrimDecision, TrimFacts, TrimGrant, TrimRule, trim_up_to,
+};

@@ -1,0 +1,91 @@
+//! `<partition>/trim.json`: the durable record of why the last trim was safe.
+
+use super::{SnapshotDirectory, Stored};
+use crate::vocabulary::{
+    ClusterIdentity, ContentHash, Incarnation, Lsn, NodeId, PartitionId, SnapshotId, Timestamp, WriteId,
+};
+use serde::{Deserialize, Serialize};
+
+/// How thoroughly a snapshot was checked; each level includes the ones before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VerifyLevel {
+    /// Manifest and all files are there with their sizes.
+    Presence,
+    /// All files have the hashes the manifest names.
+    Content,
+    /// The snapshot was opened and read through.
+    Restore,
+}
+
+impl VerifyLevel {
+    /// Returns the word used in configuration, metrics and JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            VerifyLevel::Presence => "presence",
+            VerifyLevel::Content => "content",
+            VerifyLevel::Restore => "restore",
+        }
+    }
+}
+
+/// One snapshot that a trim relied on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertifiedSnapshot {
+    /// The snapshot.
+    pub snapshot_id: SnapshotId,
+    /// Its LSN.
+    pub lsn: Lsn,
+    /// Its directory below the partition.
+    pub path: SnapshotDirectory,
+    /// BLAKE3 of the manifest's bytes.
+    pub manifest_hash: ContentHash,
+    /// How thoroughly it was checked.
+    pub verified: VerifyLevel,
+    /// Which node checked it.
+    pub verified_by: NodeId,
+    /// When.
+    pub verified_at: Timestamp,
+}
+
+/// Why trimming a partition's log up to `up_to` was safe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// The cluster it belongs to.
+    pub cluster: ClusterIdentity,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The log it speaks of.
+    pub incarnation: Incarnation,
+    /// Drawn anew for every write.
+    pub write_id: WriteId,
+    /// Highest LSN that may be trimmed, inclusive.
+    pub up_to: Lsn,
+    /// The snapshots it rests on, newest first. Retention keeps them.
+    pub snapshots: Vec<CertifiedSnapshot>,
+    /// The admin that issued it.
+    pub issued_by: NodeId,
+    /// When.
+    pub issued_at: Timestamp,
+}
+
+impl Certificate {
+    /// Returns whether the certificate rests on `snapshot_id`.
+    pub fn names(&self, snapshot_id: SnapshotId) -> bool {
+        self.snapshots
+            .iter()
+            .any(|snapshot| snapshot.snapshot_id == snapshot_id)
+    }
+
+    /// Returns the lowest LSN among its snapshots.
+    pub fn oldest_lsn(&self) -> Option<Lsn> {
+        self.snapshots.iter().map(|snapshot| snapshot.lsn).min()
+    }
+}
+
+impl Stored for Certificate {
+    const WHAT: &'static str = "trim certificate";
+    const FORMAT: u32 = 1;
+}

@@ -1,0 +1,181 @@
+//! Verifies a snapshot in the store, without a local copy.
+//!
+//! An answer is either what is wrong (empty when nothing is) or, as an error, that it is not known: a store that
+//! does not answer is never taken for a damaged snapshot.
+
+use super::{
+    Progress, Repository,
+    error::{Anomaly, AnomalyKind, ContentCheck, ManifestError, StoreError},
+    upload::{PART_BYTES, blocking},
+};
+use crate::{
+    format::{Keys, Manifest, ManifestFile, PointerEntry},
+    vocabulary::{ContentHash, PartitionId},
+};
+use futures::{StreamExt, TryStreamExt, stream};
+use std::ops::Range;
+
+/// How many files are read at once.
+pub(super) const FILES_AT_ONCE: usize = 4;
+/// How many parts of one file are asked for at once.
+pub(super) const PARTS_AT_ONCE: usize = 2;
+
+/// Returns the ranges in which a file is read.
+pub(super) fn parts_of(bytes: u64) -> impl Iterator<Item = Range<u64>> {
+    (0..bytes.div_ceil(PART_BYTES)).map(move |part| {
+        let start = part * PART_BYTES;
+        start..(start + PART_BYTES).min(bytes)
+    })
+}
+
+/// Returns what a file with another hash than the manifest says is called.
+pub(super) fn wrong_hash(key: &str, expected: ContentHash, found: ContentHash) -> Anomaly {
+    Anomaly::new(
+        AnomalyKind::WrongHash,
+        key,
+        format!("expected hash {expected}, found {found}"),
+    )
+}
+
+/// Returns what a file is called that was gone, or shorter, when it was read.
+pub(super) fn unreadable_part(key: &str, error: object_store::Error) -> Result<Anomaly, StoreError> {
+    match error {
+        object_store::Error::NotFound { .. } => Ok(Anomaly::new(
+            AnomalyKind::MissingFile,
+            key,
+            "it was gone when it was read",
+        )),
+        error => Err(StoreError::from_client("read", key, error)),
+    }
+}
+
+impl Repository {
+    /// Checks that a snapshot's manifest is the one the pointer names, and that all its files are there with their
+    /// sizes: one GET and one listing. Returns what is wrong; nothing means that it is complete.
+    ///
+    /// # Errors
+    /// Only when the store did not answer: then nothing is known.
+    pub async fn check_presence(
+        &self,
+        partition: PartitionId,
+        entry: &PointerEntry,
+    ) -> Result<Vec<Anomaly>, StoreError> {
+        match self.present_manifest(partition, entry).await? {
+            (_, anomalies) if !anomalies.is_empty() => Ok(anomalies),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Returns the manifest, where it can be had, and what is wrong with the snapshot's presence.
+    pub(super) async fn present_manifest(
+        &self,
+        partition: PartitionId,
+        entry: &PointerEntry,
+    ) -> Result<(Option<Manifest>, Vec<Anomaly>), StoreError> {
+        let manifest = match self.manifest(partition, entry).await {
+            Ok(manifest) => manifest,
+            Err(ManifestError::Damaged(anomaly)) => return Ok((None, vec![anomaly])),
+            Err(ManifestError::Store(error)) => return Err(error),
+        };
+        let present = self
+            .list_directory(&format!("{partition}/{}", entry.path))
+            .await?;
+        let mut anomalies = Vec::new();
+        for file in &manifest.files {
+            let key = Keys::file(partition, &entry.path, &file.name);
+            match present.get(&file.name) {
+                None => {
+                    let detail = format!("expected {} bytes", file.bytes);
+                    anomalies.push(Anomaly::new(AnomalyKind::MissingFile, key, detail));
+                }
+                Some(found) if found.size != file.bytes => {
+                    let detail = format!("expected {} bytes, found {}", file.bytes, found.size);
+                    anomalies.push(Anomaly::new(AnomalyKind::WrongSize, key, detail));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok((Some(manifest), anomalies))
+    }
+
+    /// Checks presence, and reads every file once to compare its hash.
+    ///
+    /// # Errors
+    /// Only when the store did not answer: then nothing is known.
+    pub async fn check_content(
+        &self,
+        partition: PartitionId,
+        entry: &PointerEntry,
+        progress: &dyn Progress,
+    ) -> Result<ContentCheck, StoreError> {
+        let (manifest, mut anomalies) = self.present_manifest(partition, entry).await?;
+        let mut bytes_read = 0;
+        if let (Some(manifest), true) = (&manifest, anomalies.is_empty()) {
+            progress.total(manifest.bytes_total);
+            // Collected first: a closure over borrowed files inside the stream would keep the future from being `Send`.
+            let checks: Vec<_> = manifest
+                .files
+                .iter()
+                .map(|file| self.check_file(partition, entry, file, progress))
+                .collect();
+            let mut checks = stream::iter(checks).buffered(FILES_AT_ONCE);
+            while let Some(found) = checks.try_next().await? {
+                bytes_read += found.bytes_read;
+                anomalies.extend(found.anomaly);
+            }
+        }
+        Ok(ContentCheck {
+            anomalies,
+            bytes_read,
+            manifest,
+        })
+    }
+
+    async fn check_file(
+        &self,
+        partition: PartitionId,
+        entry: &PointerEntry,
+        file: &ManifestFile,
+        progress: &dyn Progress,
+    ) -> Result<CheckedFile, StoreError> {
+        let key = Keys::file(partition, &entry.path, &file.name);
+        let mut hasher = blake3::Hasher::new();
+        let mut bytes_read = 0;
+        let mut parts = stream::iter(parts_of(file.bytes))
+            .map(|range| self.get_part(&key, range))
+            .buffered(PARTS_AT_ONCE);
+        while let Some(part) = parts.next().await {
+            let part = match part {
+                Ok(part) => part,
+                Err(error) => {
+                    return Ok(CheckedFile {
+                        bytes_read,
+                        anomaly: Some(unreadable_part(&key, error)?),
+                    });
+                }
+            };
+            let part_bytes = part.len() as u64;
+            let hash = move || {
+                hasher.update(&part);
+                Ok(hasher)
+            };
+            hasher = blocking(hash).await.map_err(|error| {
+                let source = object_store::Error::Generic {
+                    store: "hash",
+                    source: Box::new(error),
+                };
+                StoreError::from_client("hash", &key, source)
+            })?;
+            bytes_read += part_bytes;
+            progress.advanced(part_bytes);
+        }
+        let found = ContentHash::from(hasher.finalize());
+        let anomaly = (found != file.hash).then(|| wrong_hash(&key, file.hash, found));
+        Ok(CheckedFile { bytes_read, anomaly })
+    }
+}
+
+struct CheckedFile {
+    bytes_read: u64,
+    anomaly: Option<Anomaly>,
+}

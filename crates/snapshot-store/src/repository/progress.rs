@@ -1,0 +1,20 @@
+//! How far a long transfer has come.
+
+/// Is told how far an upload, a download or a check has come. Called often: must be cheap and must not block.
+pub trait Progress: Send + Sync {
+    /// `bytes` more were transferred. Bytes that had to be sent again are counted again.
+    fn advanced(&self, bytes: u64);
+
+    /// There are `bytes` to transfer altogether.
+    fn total(&self, bytes: u64) {
+        let _ = bytes;
+    }
+}
+
+/// Does not want to know.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoProgress;
+
+impl Progress for NoProgress {
+    fn advanced(&self, _bytes: u64) {}
+}

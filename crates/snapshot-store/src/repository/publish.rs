@@ -1,0 +1,484 @@
+//! Publishing a snapshot.
+//!
+//! A snapshot becomes visible in one step: the conditional update of its partition's pointer. What comes before can
+//! be repeated or abandoned; there is nothing after it.
+//!
+//! 1. Read `cluster.json` and the pointer. Another cluster: refused. Already covered: superseded, nothing is uploaded.
+//! 2. Upload the data files, then the manifest, into a directory that no other attempt ever uses. A crash leaves an
+//!    orphan, which prune and sweep find by its name.
+//! 3. Check that the manifest and all files are there with their sizes (on `file://` all of them are fsynced by now).
+//!    A crash leaves an orphan.
+//! 4. Read the pointer and the certificate, ask `may_replace_pointer`, and swap the pointer if it is still the version
+//!    just read. A crash leaves an orphan, or a published snapshot whose publisher does not know it.
+//!
+//! Any error of the swap is unclear: a client below repeats requests and may have lost against itself. So step 4 is
+//! a loop: read again; own id in the pointer or its history means done; a newer pointer means superseded; otherwise
+//! the swap is tried again, at most `SWAP_TRIES` times. A write that was delayed and lands later changes the
+//! version, so at most one of them takes effect. The upload is never deleted here, whatever happened: the delayed
+//! write may still make it the latest.
+//!
+//! Cancelling is honoured up to the end of step 3, when nothing is visible yet; step 4 is short and always finishes.
+//!
+//! Invariants:
+//! - The pointer names only snapshots whose manifest and files were confirmed present.
+//! - The pointer's (generation, LSN) only ever grows.
+//!
+//! Not here: when to snapshot (`snapshot-scheduler`), and what is in the files (`snapshot-worker`).
+
+use super::{
+    Anomaly, Progress, Repository, Versioned,
+    error::{FirstFew, StoreError},
+    request::PutFault,
+    upload::{bytes_of, list_files, manifest_key},
+};
+use crate::{
+    core::{PointerCandidate, PointerFloor, ReplaceRefusal, may_replace_pointer, retained_after},
+    format::{
+        Certificate, ChainTrail, KeyRange, Keys, Manifest, Pointer, PointerEntry, Producer,
+        PublishedSnapshot, SnapshotDirectory, StateMachineVersion, Stored,
+    },
+    vocabulary::{
+        ClusterIdentity, ContentHash, Incarnation, Leadership, Lsn, PartitionId, RequestId, SnapshotId,
+        StateDigest, Timestamp, WriteId,
+    },
+};
+use object_store::UpdateVersion;
+use std::path::PathBuf;
+use tokio_util::sync::CancellationToken;
+
+/// How many of the newest snapshots retention keeps when nobody said anything.
+const RESTORABLE_SNAPSHOTS_MIN_DEFAULT: u32 = 2;
+/// How often the swap is tried. Publishers of one partition are few, and each swap settles the race for most.
+const SWAP_TRIES: usize = 8;
+
+/// A finished checkpoint and what is known of it.
+#[derive(Clone, Debug)]
+pub struct SnapshotUpload {
+    /// The cluster it belongs to.
+    pub cluster: ClusterIdentity,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The log whose records up to `lsn` it holds.
+    pub incarnation: Incarnation,
+    /// This attempt: drawn anew for every one, never reused.
+    pub snapshot_id: SnapshotId,
+    /// The LSN whose state it holds, exactly.
+    pub lsn: Lsn,
+    /// Chain hashes; absent when the host keeps none.
+    pub chain: Option<ChainTrail>,
+    /// Digest over all pairs of the state; absent when the host computes none.
+    pub state_digest: Option<StateDigest>,
+    /// Leader at `lsn`; absent when the host keeps none.
+    pub leader: Option<Leadership>,
+    /// Bytes of all records up to `lsn`.
+    pub log_bytes: u64,
+    /// State machine that wrote the state.
+    pub state_machine: StateMachineVersion,
+    /// Part of the key space.
+    pub key_range: KeyRange,
+    /// Who made it.
+    pub producer: Producer,
+    /// The request it answers; absent when nobody asked.
+    pub request_id: Option<RequestId>,
+    /// When the checkpoint was taken.
+    pub created_at: Timestamp,
+    /// The finished checkpoint. All files in it are uploaded; folders in it are refused.
+    pub dir: PathBuf,
+    /// How many of the newest snapshots retention must keep; absent when the publisher was not told.
+    pub restorable_snapshots_min: Option<u32>,
+    /// Whether that number may be lower than what the pointer says: only for an admin's explicit request.
+    pub lower_restorable_min: bool,
+    /// The log's incarnation and trim point, where known: without a pointer, a new one must not lie below.
+    pub trimmed: Option<(Incarnation, Lsn)>,
+    /// Snapshots known to be damaged. The agent does not count them as coverage; publishing itself makes no
+    /// difference, because the pointer must grow strictly over them too.
+    pub distrusted: Vec<SnapshotId>,
+}
+
+/// A published snapshot.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// How the pointer names it.
+    pub entry: PointerEntry,
+    /// The pointer as this call last knew it.
+    pub pointer: Pointer,
+}
+
+/// Why a snapshot was not published.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The store already has one at this LSN or above: nothing is to be done.
+    #[error("partition {partition}: snapshot at {ours} is superseded by {} at {}", current.snapshot_id, current.lsn)]
+    Superseded {
+        /// The partition.
+        partition: PartitionId,
+        /// Our LSN.
+        ours: Lsn,
+        /// The snapshot that covers it.
+        current: Box<PointerEntry>,
+    },
+    /// The pointer must not be replaced by this snapshot.
+    #[error("{key} is not replaced: {reason}")]
+    Refused {
+        /// The pointer.
+        key: String,
+        /// Why.
+        reason: ReplaceRefusal,
+    },
+    /// The store failed before the snapshot became visible: certainly not published.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What was uploaded is not there or not complete: certainly not published.
+    #[error(
+        "partition {partition}: the uploaded snapshot is incomplete: {}",
+        FirstFew(anomalies)
+    )]
+    Incomplete {
+        /// The partition.
+        partition: PartitionId,
+        /// What is wrong.
+        anomalies: Vec<Anomaly>,
+    },
+    /// The checkpoint could not be read: certainly not published. The error names the file.
+    #[error("the checkpoint cannot be read")]
+    Local(#[source] std::io::Error),
+    /// It was cancelled before the pointer was touched: certainly not published.
+    #[error("the upload was cancelled")]
+    Cancelled,
+    /// The swap got no clear answer, and reading again did not clear it up: the snapshot may yet become the latest.
+    #[error("partition {partition}: pointer swap may or may not have been applied")]
+    Indeterminate {
+        /// The partition.
+        partition: PartitionId,
+        /// The last answer.
+        #[source]
+        source: StoreError,
+    },
+}
+
+impl PublishError {
+    /// Returns whether another attempt (with a new checkpoint or the same) may succeed without anybody doing
+    /// something.
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            PublishError::Store(error) => error.is_retryable(),
+            PublishError::Incomplete { .. } | PublishError::Indeterminate { .. } => true,
+            PublishError::Superseded { .. }
+            | PublishError::Refused { .. }
+            | PublishError::Local(_)
+            | PublishError::Cancelled => false,
+        }
+    }
+
+    /// Returns the word used in metrics, status and JSON.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            PublishError::Superseded { .. } => "superseded",
+            PublishError::Refused { .. } => "refused",
+            PublishError::Store(error) => error.kind(),
+            PublishError::Incomplete { .. } => "incomplete",
+            PublishError::Local(_) => "local",
+            PublishError::Cancelled => "cancelled",
+            PublishError::Indeterminate { .. } => "indeterminate",
+        }
+    }
+}
+
+impl SnapshotUpload {
+    /// Returns the directory it is uploaded to.
+    pub fn directory(&self) -> SnapshotDirectory {
+        SnapshotDirectory {
+            generation: self.incarnation.generation,
+            lsn: self.lsn,
+            snapshot_id: self.snapshot_id,
+        }
+    }
+
+    fn candidate(&self) -> PointerCandidate<'_> {
+        PointerCandidate {
+            cluster: &self.cluster,
+            partition: self.partition,
+            incarnation: self.incarnation,
+            lsn: self.lsn,
+            snapshot_id: self.snapshot_id,
+        }
+    }
+
+    fn manifest(&self, files: Vec<crate::format::ManifestFile>) -> Manifest {
+        let bytes_total = bytes_of(&files);
+        Manifest {
+            cluster: self.cluster.clone(),
+            partition: self.partition,
+            incarnation: self.incarnation,
+            snapshot_id: self.snapshot_id,
+            lsn: self.lsn,
+            chain: self.chain.clone(),
+            state_digest: self.state_digest,
+            leader: self.leader.clone(),
+            log_bytes: self.log_bytes,
+            state_machine: self.state_machine.clone(),
+            key_range: self.key_range,
+            producer: self.producer.clone(),
+            request_id: self.request_id,
+            origin: None,
+            created_at: self.created_at,
+            bytes_total,
+            bytes_uploaded: bytes_total,
+            files,
+        }
+    }
+
+    fn restorable_min(&self, current: Option<&Pointer>) -> u32 {
+        let standing = current.map(|pointer| pointer.restorable_snapshots_min);
+        let kept = match self.restorable_snapshots_min {
+            Some(told) if self.lower_restorable_min => Some(told),
+            told => told.max(standing),
+        };
+        kept.unwrap_or(RESTORABLE_SNAPSHOTS_MIN_DEFAULT).max(1)
+    }
+}
+
+/// How far steps 1 to 3 came.
+enum Prepared {
+    /// The pointer names the snapshot already.
+    AlreadyPublished(Published),
+    /// All of it is in the store, and nobody knows.
+    Uploaded(PointerEntry),
+}
+
+fn indeterminate(partition: PartitionId, key: String, source: Box<object_store::Error>) -> PublishError {
+    PublishError::Indeterminate {
+        partition,
+        source: StoreError::Indeterminate { key, source },
+    }
+}
+
+/// The entry for a finished upload.
+fn entry_for(manifest: &Manifest, manifest_hash: ContentHash) -> PointerEntry {
+    PointerEntry {
+        snapshot_id: manifest.snapshot_id,
+        incarnation: manifest.incarnation,
+        lsn: manifest.lsn,
+        path: manifest.directory(),
+        log_bytes: manifest.log_bytes,
+        files: u32::try_from(manifest.files.len()).unwrap_or(u32::MAX),
+        bytes_total: manifest.bytes_total,
+        bytes_uploaded: manifest.bytes_uploaded,
+        created_at: manifest.created_at,
+        node: manifest.producer.node.clone(),
+        role: manifest.producer.role,
+        manifest_hash,
+    }
+}
+
+impl Repository {
+    /// Uploads a finished checkpoint and makes it the partition's latest snapshot; see the module's header for the
+    /// protocol. `cancel` is honoured until the pointer is touched.
+    ///
+    /// # Errors
+    /// See [`PublishError`]: superseded and refused are final, the rest is sorted by whether it may have happened.
+    pub async fn publish(
+        &self,
+        upload: &SnapshotUpload,
+        progress: &dyn Progress,
+        cancel: &CancellationToken,
+    ) -> Result<Published, PublishError> {
+        let prepared = cancel.run_until_cancelled(self.prepare(upload, progress)).await;
+        match prepared.unwrap_or(Err(PublishError::Cancelled))? {
+            Prepared::AlreadyPublished(published) => Ok(published),
+            Prepared::Uploaded(entry) => self.swap_pointer(upload, &entry).await,
+        }
+    }
+
+    /// Steps 1 to 3: nothing of them is visible to others.
+    async fn prepare(
+        &self,
+        upload: &SnapshotUpload,
+        progress: &dyn Progress,
+    ) -> Result<Prepared, PublishError> {
+        self.ensure_capable().await?;
+        self.check_cluster(&upload.cluster).await?;
+        let (current, certificate) = self.pointer_and_certificate(upload.partition).await?;
+        if let Some(published) = self.decide(upload, current.as_ref(), certificate.as_ref(), None)? {
+            return Ok(Prepared::AlreadyPublished(published));
+        }
+        let entry = self.upload_snapshot(upload, progress).await?;
+        let anomalies = self.check_presence(upload.partition, &entry).await?;
+        if !anomalies.is_empty() {
+            return Err(PublishError::Incomplete {
+                partition: upload.partition,
+                anomalies,
+            });
+        }
+        Ok(Prepared::Uploaded(entry))
+    }
+
+    async fn upload_snapshot(
+        &self,
+        upload: &SnapshotUpload,
+        progress: &dyn Progress,
+    ) -> Result<PointerEntry, PublishError> {
+        let directory = format!("{}/{}", upload.partition, upload.directory());
+        let files = list_files(&upload.dir).await?;
+        progress.total(files.iter().map(|file| file.bytes).sum());
+        let manifest = upload.manifest(self.upload_files(&directory, files, progress).await?);
+        let bytes = manifest.encode();
+        let entry = entry_for(&manifest, ContentHash::of(&bytes));
+        self.put_immutable(&manifest_key(&directory), bytes.into())
+            .await?;
+        Ok(entry)
+    }
+
+    /// Step 4: swaps the pointer, deciding anew on each read.
+    async fn swap_pointer(
+        &self,
+        upload: &SnapshotUpload,
+        entry: &PointerEntry,
+    ) -> Result<Published, PublishError> {
+        let key = Keys::pointer(upload.partition);
+        // A put without a clear answer, and the version it asked for: as long as the pointer still is that version,
+        // the put may yet land.
+        let mut pending: Option<(Option<UpdateVersion>, Box<object_store::Error>)> = None;
+        for tries in 0..=SWAP_TRIES {
+            let read = self.pointer_and_certificate(upload.partition).await;
+            let (current, certificate) = match (read, pending.take()) {
+                (Ok(read), still) => {
+                    let version = read.0.as_ref().map(|current| current.version.clone());
+                    pending = still.filter(|(asked_for, _)| *asked_for == version);
+                    read
+                }
+                (Err(error), None) => return Err(error.into()),
+                (Err(_), Some((_, source))) => return Err(indeterminate(upload.partition, key, source)),
+            };
+            match (
+                self.decide(upload, current.as_ref(), certificate.as_ref(), Some(entry)),
+                pending.take(),
+            ) {
+                (Ok(Some(done)), _) => return Ok(done),
+                (Ok(None), still) => pending = still,
+                (Err(PublishError::Refused { .. }), Some((_, source))) => {
+                    return Err(indeterminate(upload.partition, key, source));
+                }
+                (Err(error), _) => return Err(error),
+            }
+            if tries == SWAP_TRIES {
+                break;
+            }
+            let pointer = self.next_pointer(upload, entry, current.as_ref(), certificate.as_ref());
+            let version = current.map(|current| current.version);
+            let Err(error) = self.put_if(&key, pointer.encode(), version.clone()).await else {
+                return Ok(Published {
+                    entry: entry.clone(),
+                    pointer,
+                });
+            };
+            tracing::debug!(partition = %upload.partition, %error, tries, "pointer swap failed: reading again");
+            match (PutFault::of(&key, error), &pending) {
+                (PutFault::Lost, _) => {}
+                (PutFault::Unclear(source), _) => pending = Some((version, source)),
+                (PutFault::Refused(error), None) => return Err(error.into()),
+                (PutFault::Refused(_), Some(_)) => {}
+            }
+            self.pause(tries + 1).await;
+        }
+        match pending {
+            Some((_, source)) => Err(indeterminate(upload.partition, key, source)),
+            None => Err(StoreError::Contended {
+                key,
+                tries: SWAP_TRIES,
+            }
+            .into()),
+        }
+    }
+
+    async fn pointer_and_certificate(
+        &self,
+        partition: PartitionId,
+    ) -> Result<(Option<Versioned<Pointer>>, Option<Versioned<Certificate>>), StoreError> {
+        let certificate = self.certificate(partition).await?;
+        Ok((self.pointer(partition).await?, certificate))
+    }
+
+    /// Asks whether the pointer as just read may be replaced: `None` means go on, `Some` that it already names this
+    /// snapshot.
+    fn decide(
+        &self,
+        upload: &SnapshotUpload,
+        current: Option<&Versioned<Pointer>>,
+        certificate: Option<&Versioned<Certificate>>,
+        uploaded: Option<&PointerEntry>,
+    ) -> Result<Option<Published>, PublishError> {
+        let pointer = current.map(|current| &current.value);
+        let floor = PointerFloor {
+            certificate: certificate.map(|certificate| &certificate.value),
+            trimmed: upload.trimmed,
+        };
+        let Err(reason) = may_replace_pointer(pointer, &upload.candidate(), &floor) else {
+            return Ok(None);
+        };
+        let key = || Keys::pointer(upload.partition);
+        match (reason, pointer) {
+            (ReplaceRefusal::AlreadyPublished, Some(pointer)) => {
+                let named = pointer
+                    .snapshots
+                    .iter()
+                    .find(|entry| entry.snapshot_id == upload.snapshot_id);
+                match named.or(uploaded) {
+                    Some(entry) => Ok(Some(Published {
+                        entry: entry.clone(),
+                        pointer: pointer.clone(),
+                    })),
+                    None => Err(PublishError::Refused {
+                        key: key(),
+                        reason: ReplaceRefusal::AlreadyPublished,
+                    }),
+                }
+            }
+            (reason @ ReplaceRefusal::Superseded { current: covering }, Some(pointer)) => {
+                let covers =
+                    |entry: &&PointerEntry| entry.incarnation == upload.incarnation && entry.lsn == covering;
+                match pointer.snapshots.iter().find(covers) {
+                    Some(entry) => Err(PublishError::Superseded {
+                        partition: upload.partition,
+                        ours: upload.lsn,
+                        current: Box::new(entry.clone()),
+                    }),
+                    None => Err(PublishError::Refused { key: key(), reason }),
+                }
+            }
+            (reason, _) => Err(PublishError::Refused { key: key(), reason }),
+        }
+    }
+
+    fn next_pointer(
+        &self,
+        upload: &SnapshotUpload,
+        entry: &PointerEntry,
+        current: Option<&Versioned<Pointer>>,
+        certificate: Option<&Versioned<Certificate>>,
+    ) -> Pointer {
+        let current = current.map(|current| &current.value);
+        let certificate = certificate.map(|certificate| &certificate.value);
+        let restorable_snapshots_min = upload.restorable_min(current);
+        let mut history = vec![PublishedSnapshot {
+            snapshot_id: entry.snapshot_id,
+            incarnation: entry.incarnation,
+            lsn: entry.lsn,
+            published_at: self.seams().clock.now(),
+        }];
+        history.extend(
+            current
+                .into_iter()
+                .flat_map(|pointer| pointer.history.iter().copied()),
+        );
+        history.truncate(Pointer::HISTORY_MAX);
+        Pointer {
+            cluster: upload.cluster.clone(),
+            partition: upload.partition,
+            write_id: WriteId::new(self.seams().ulid()),
+            restorable_snapshots_min,
+            snapshots: retained_after(current, entry.clone(), certificate, restorable_snapshots_min),
+            history,
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! Replacing the pointer, what it retains, and what may be deleted: tables and properties.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use common::*;
+use proptest::prelude::*;
+use snapshot_store::{
+    Incarnation, Lsn, PartitionId,
+    core::{
+        KeepReason, PointerCandidate, PointerFloor, ReplaceRefusal, may_delete, may_replace_pointer,
+        retained_after,
+    },
+    format::{Certificate, Pointer, PointerEntry, SnapshotDirectory},
+};
+
+fn replace(
+    current: Option<&Pointer>,
+    (incarnation, lsn): (Incarnation, u64),
+    certificate: Option<&Certificate>,
+    trimmed: Option<(Incarnation, u64)>,
+) -> Result<(), ReplaceRefusal> {
+    let cluster = cluster();
+    let candidate = PointerCandidate {
+        cluster: &cluster,
+        partition: P0,
+        incarnation,
+        lsn: Lsn::new(lsn),
+        snapshot_id: snapshot_id(1_000_000 + u128::from(lsn)),
+    };
+    let trimmed = trimmed.map(|(incarnation, lsn)| (incarnation, Lsn::new(lsn)));
+    may_replace_pointer(current, &candidate, &PointerFloor { certificate, trimmed })
+}
+
+#[test]
+fn a_pointer_is_replaced_only_by_a_higher_one() {
+    let current = pointer(vec![entry(500), entry(300)]);
+    let one = incarnation(1);
+    assert_eq!(replace(None, (one, 5), None, None), Ok(()));
+    assert_eq!(replace(Some(&current), (one, 501), None, None), Ok(()));
+    for lsn in [1, 300, 499, 500] {
+        let refused = replace(Some(&current), (one, lsn), None, None);
+        assert_eq!(
+            refused,
+            Err(ReplaceRefusal::Superseded {
+                current: Lsn::new(500)
+            })
+        );
+    }
+    // A newer life of the log starts over; an older one is over.
+    assert_eq!(replace(Some(&current), (incarnation(2), 5), None, None), Ok(()));
+    let newer = pointer(vec![entry_of(incarnation(2), 5, 5), entry(500)]);
+    let refused = replace(Some(&newer), (one, 900), None, None);
+    assert_eq!(
+        refused,
+        Err(ReplaceRefusal::NewerIncarnation {
+            found: incarnation(2)
+        })
+    );
+    let refused = replace(Some(&current), (rival_incarnation(), 900), None, None);
+    assert_eq!(
+        refused,
+        Err(ReplaceRefusal::Conflict {
+            found: one,
+            ours: rival_incarnation()
+        })
+    );
+}
+
+#[test]
+fn a_foreign_pointer_or_certificate_is_never_replaced() {
+    let mut foreign = pointer(vec![entry(500)]);
+    foreign.cluster = other_cluster();
+    let mut misplaced = pointer(vec![entry(500)]);
+    misplaced.partition = PartitionId::new(4);
+    let mut certificate = certificate(5, &[entry(5)]);
+    certificate.cluster = other_cluster();
+    let one = (incarnation(1), 900);
+    for refused in [
+        replace(Some(&foreign), one, None, None),
+        replace(Some(&misplaced), one, None, None),
+        replace(None, one, Some(&certificate), None),
+    ] {
+        assert!(
+            matches!(refused, Err(ReplaceRefusal::Foreign { .. })),
+            "{refused:?}"
+        );
+    }
+}
+
+#[test]
+fn a_missing_pointer_does_not_lower_what_was_trimmed() {
+    let one = incarnation(1);
+    let certificate = certificate(400, &[entry(500)]);
+    let below = Err(ReplaceRefusal::BelowFloor { floor: Lsn::new(400) });
+    assert_eq!(replace(None, (one, 399), Some(&certificate), None), below);
+    assert_eq!(replace(None, (one, 400), Some(&certificate), None), Ok(()));
+    assert_eq!(replace(None, (one, 399), None, Some((one, 400))), below);
+    assert_eq!(replace(None, (one, 400), None, Some((one, 400))), Ok(()));
+    assert_eq!(
+        replace(None, (incarnation(2), 1), Some(&certificate), Some((one, 400))),
+        Ok(())
+    );
+    let refused = replace(None, (one, 900), None, Some((incarnation(2), 3)));
+    assert_eq!(
+        refused,
+        Err(ReplaceRefusal::NewerIncarnation {
+            found: incarnation(2)
+        })
+    );
+}
+
+#[test]
+fn a_pointer_that_names_the_snapshot_says_so() {
+    let cluster = cluster();
+    let mut current = pointer(vec![entry(500), entry(300)]);
+    current.snapshots.pop();
+    let candidate = PointerCandidate {
+        cluster: &cluster,
+        partition: P0,
+        incarnation: incarnation(1),
+        lsn: Lsn::new(300),
+        snapshot_id: snapshot_id(300),
+    };
+    // It left retention meanwhile and is only in the history: still published.
+    let answer = may_replace_pointer(Some(&current), &candidate, &PointerFloor::default());
+    assert_eq!(answer, Err(ReplaceRefusal::AlreadyPublished));
+}
+
+#[test]
+fn retention_keeps_the_newest_and_the_certified() {
+    let current = pointer(vec![entry(500), entry(400), entry(300), entry(200)]);
+    let lsns = |certificate: Option<&Certificate>, min: u32| -> Vec<u64> {
+        retained_after(Some(&current), entry(600), certificate, min)
+            .iter()
+            .map(|e| e.lsn.get())
+            .collect()
+    };
+    assert_eq!(lsns(None, 2), [600, 500]);
+    assert_eq!(lsns(None, 0), [600]);
+    assert_eq!(lsns(None, 9), [600, 500, 400, 300, 200]);
+    assert_eq!(
+        lsns(Some(&certificate(200, &[entry(400), entry(200)])), 2),
+        [600, 500, 400, 200]
+    );
+}
+
+#[test]
+fn each_condition_alone_keeps_a_directory() {
+    let current = pointer(vec![entry(900), entry(800)]);
+    let certificate = certificate(700, &[entry(900), entry(800)]);
+    let check = |directory: SnapshotDirectory, expected: Result<(), KeepReason>| {
+        assert_eq!(
+            may_delete(&directory, Some(&current), Some(&certificate)),
+            expected
+        );
+    };
+    let at_lsn = |lsn: u64| entry_of(incarnation(1), lsn, 5_555).path;
+    check(at_lsn(600), Ok(()));
+    check(at_lsn(699), Ok(()));
+    check(at_lsn(700), Err(KeepReason::NotBelowCertificate));
+    check(at_lsn(900), Err(KeepReason::NotBelowPointer));
+    check(at_lsn(950), Err(KeepReason::NotBelowPointer));
+    check(entry(800).path, Err(KeepReason::Retained));
+    check(
+        entry_of(incarnation(2), 10, 5).path,
+        Err(KeepReason::OtherGeneration),
+    );
+    assert_eq!(
+        may_delete(&at_lsn(600), None, Some(&certificate)),
+        Err(KeepReason::NoPointer)
+    );
+    assert_eq!(
+        may_delete(&at_lsn(600), Some(&current), None),
+        Err(KeepReason::NoCertificate)
+    );
+}
+
+#[test]
+fn a_certificate_protects_what_it_names_and_what_is_above_it() {
+    let current = pointer(vec![entry(900)]);
+    let certificate = certificate(700, &[entry(650), entry(640)]);
+    let check = |directory: SnapshotDirectory| may_delete(&directory, Some(&current), Some(&certificate));
+    assert_eq!(check(entry(650).path), Err(KeepReason::Certified));
+    assert_eq!(
+        check(entry_of(incarnation(1), 645, 1).path),
+        Err(KeepReason::NotBelowCertified)
+    );
+    assert_eq!(check(entry_of(incarnation(1), 639, 1).path), Ok(()));
+}
+
+#[test]
+fn pointer_and_certificate_of_different_logs_delete_nothing() {
+    let directory = entry(100).path;
+    let certificate = certificate(700, &[entry(800)]);
+    let mut foreign = pointer(vec![entry(900)]);
+    foreign.cluster = other_cluster();
+    let next_life = pointer(vec![entry_of(incarnation(2), 900, 3)]);
+    for pointer in [foreign, next_life] {
+        let kept = may_delete(&directory, Some(&pointer), Some(&certificate));
+        assert_eq!(kept, Err(KeepReason::Inconsistent));
+    }
+}
+
+fn entries() -> impl Strategy<Value = Vec<PointerEntry>> {
+    prop::collection::btree_set((1_u64..3, 1_u64..60), 1..6).prop_map(|positions| {
+        let entry = |(generation, lsn): &(u64, u64)| {
+            entry_of(
+                incarnation(*generation),
+                *lsn,
+                u128::from(generation * 1_000 + lsn),
+            )
+        };
+        positions.iter().rev().map(entry).collect()
+    })
+}
+
+fn position(entry: &PointerEntry) -> (u64, Lsn) {
+    (entry.incarnation.generation, entry.lsn)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_pointer_never_goes_back(
+        entries in entries(), generation in 1_u64..4, lsn in 1_u64..80, floor in 0_u64..80, min in 0_u32..4,
+    ) {
+        let current = pointer(entries);
+        let certificate = certificate(floor, &[entry(floor)]);
+        let candidate = (incarnation(generation), lsn);
+        if replace(Some(&current), candidate, Some(&certificate), None).is_ok() {
+            let newest = entry_of(incarnation(generation), lsn, 9_999_999);
+            let retained = retained_after(Some(&current), newest, Some(&certificate), min);
+            let before = current.snapshots.iter().map(position).max();
+            prop_assert!(Some(position(&retained[0])) > before);
+            prop_assert!(generation > 1 || lsn >= floor);
+            prop_assert!(retained.is_sorted_by(|a, b| position(a) > position(b)));
+        }
+    }
+
+    #[test]
+    fn nothing_that_is_needed_is_ever_deletable(
+        entries in entries(), named in prop::collection::vec(any::<prop::sample::Index>(), 0..3),
+        up_to in 0_u64..80, generation in 1_u64..4, lsn in 0_u64..80, known in any::<bool>(),
+    ) {
+        let current = pointer(entries.clone());
+        let mut certificate = certificate(up_to, &[]);
+        certificate.incarnation = entries[0].incarnation;
+        certificate.snapshots = named.iter().map(|pick| certified(&entries[pick.index(entries.len())])).collect();
+        // Either an unknown directory, or one the pointer retains.
+        let directory = if known { entries[lsn as usize % entries.len()].path } else {
+            entry_of(incarnation(generation), lsn, 424_242).path
+        };
+        if may_delete(&directory, Some(&current), Some(&certificate)).is_ok() {
+            prop_assert!(!known, "a retained snapshot was deletable");
+            prop_assert_eq!(directory.generation, entries[0].incarnation.generation);
+            prop_assert!(directory.lsn < entries[0].lsn);
+            prop_assert!(directory.lsn < certificate.up_to);
+            prop_assert!(!certificate.snapshots.is_empty());
+            prop_assert!(certificate.snapshots.iter().all(|named| directory.lsn < named.lsn));
+            // Neither can it become the pointer any more.
+            let late = replace(Some(&current), (entries[0].incarnation, directory.lsn.get()), Some(&certificate), None);
+            prop_assert!(late.is_err());
+        }
+    }
+}

@@ -1,0 +1,445 @@
+//! The trim rule: a table, one line for each bound and each hold, and properties over random facts.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use common::*;
+use proptest::prelude::*;
+use snapshot_store::{
+    Incarnation, Lsn, SnapshotId,
+    core::{
+        HoldReason, LogFacts, ReplicaNeed, SnapshotTrust, TrimBound, TrimDecision, TrimFacts, TrimGrant,
+        TrimRule, trim_up_to,
+    },
+    format::{Certificate, Pointer, VerifyLevel},
+};
+use std::{collections::BTreeMap, time::Duration};
+
+/// What a case starts from: two verified snapshots at 800 and 500, a live replica at 900, the tail at 1001.
+#[derive(Debug)]
+struct Case {
+    cluster: snapshot_store::ClusterIdentity,
+    log: Option<LogFacts>,
+    pointer: Option<Pointer>,
+    certificate: Option<Certificate>,
+    trust: BTreeMap<SnapshotId, SnapshotTrust>,
+    replicas: Vec<ReplicaNeed>,
+    rule: TrimRule,
+}
+
+fn need(lsn: Option<u64>, bytes: Option<u64>) -> ReplicaNeed {
+    ReplicaNeed {
+        node: node("worker-1"),
+        needed_lsn: lsn.map(Lsn::new),
+        log_bytes: bytes,
+    }
+}
+
+impl Default for Case {
+    fn default() -> Self {
+        let content = SnapshotTrust::Verified(VerifyLevel::Content);
+        Case {
+            cluster: cluster(),
+            log: Some(LogFacts {
+                incarnation: incarnation(1),
+                trim_point: Lsn::ZERO,
+                tail: Lsn::new(1001),
+            }),
+            pointer: Some(pointer(vec![entry(800), entry(500)])),
+            certificate: None,
+            trust: [(snapshot_id(800), content), (snapshot_id(500), content)].into(),
+            replicas: vec![need(Some(900), Some(90_000))],
+            rule: TrimRule {
+                restorable_snapshots_min: 2,
+                verify_before_trim: VerifyLevel::Content,
+                retain_records: 0,
+                held_records_max: 10_000,
+                held_bytes_max: 10_000_000,
+                trim_delay: Duration::ZERO,
+                force: false,
+            },
+        }
+    }
+}
+
+impl Case {
+    fn with(change: impl FnOnce(&mut Case)) -> Self {
+        let mut case = Case::default();
+        change(&mut case);
+        case
+    }
+
+    fn decide(&self) -> TrimDecision {
+        let facts = TrimFacts {
+            cluster: &self.cluster,
+            partition: P0,
+            log: self.log,
+            pointer: self.pointer.as_ref(),
+            certificate: self.certificate.as_ref(),
+            trust: &self.trust,
+            replicas: &self.replicas,
+            now: at(1_000_000),
+        };
+        trim_up_to(&facts, &self.rule)
+    }
+
+    fn grant(&self) -> TrimGrant {
+        match self.decide() {
+            TrimDecision::Trim(grant) => grant,
+            hold => panic!("expected a grant, found {hold:?}"),
+        }
+    }
+
+    fn hold(&self) -> HoldReason {
+        match self.decide() {
+            TrimDecision::Hold { reason, .. } => reason,
+            grant => panic!("expected a hold, found {grant:?}"),
+        }
+    }
+
+    fn log(&mut self) -> &mut LogFacts {
+        self.log.as_mut().unwrap()
+    }
+
+    fn pointer(&mut self) -> &mut Pointer {
+        self.pointer.as_mut().unwrap()
+    }
+}
+
+#[test]
+fn each_bound_of_the_rule_can_be_the_binding_one() {
+    let check = |change: fn(&mut Case), up_to: u64, bound: TrimBound| {
+        let grant = Case::with(change).grant();
+        assert_eq!((grant.up_to, grant.bound), (Lsn::new(up_to), bound));
+        assert_eq!(grant.guard_lsn, Lsn::new(500));
+    };
+    check(|_| {}, 500, TrimBound::Guard);
+    check(
+        |case| case.replicas = vec![need(Some(300), None)],
+        300,
+        TrimBound::Replica(node("worker-1")),
+    );
+    check(
+        |case| case.replicas = vec![need(None, None)],
+        500,
+        TrimBound::Guard,
+    );
+    check(
+        |case| case.rule.retain_records = 700,
+        300,
+        TrimBound::RetainRecords,
+    );
+    check(
+        |case| {
+            case.rule.force = true;
+            case.rule.retain_records = 700;
+            case.replicas = vec![need(Some(300), None)];
+        },
+        500,
+        TrimBound::Guard,
+    );
+}
+
+#[test]
+fn a_delay_uses_the_guard_as_it_stood() {
+    let delayed = |delay: u64| {
+        Case::with(|case| {
+            let mut history = pointer(vec![entry(800), entry(500), entry(300), entry(200)]).history;
+            history[0].published_at = at(999_000);
+            history[1].published_at = at(990_000);
+            history[2].published_at = at(500_000);
+            history[3].published_at = at(100_000);
+            case.pointer().history = history;
+            case.rule.trim_delay = Duration::from_millis(delay);
+        })
+    };
+    assert_eq!(delayed(500).grant().up_to, Lsn::new(500));
+    assert_eq!(delayed(5_000).grant().up_to, Lsn::new(300));
+    assert_eq!(delayed(100_000).grant().up_to, Lsn::new(200));
+    assert_eq!(delayed(100_000).grant().bound, TrimBound::DelayedGuard);
+    assert_eq!(delayed(600_000).hold(), HoldReason::Delay);
+}
+
+#[test]
+fn a_replica_too_far_behind_is_left_behind_and_said() {
+    let by_records = Case::with(|case| {
+        case.replicas.push(ReplicaNeed {
+            node: node("slow"),
+            needed_lsn: Some(Lsn::new(10)),
+            log_bytes: None,
+        });
+        case.rule.held_records_max = 400;
+    });
+    let by_bytes = Case::with(|case| {
+        case.replicas.push(ReplicaNeed {
+            node: node("slow"),
+            needed_lsn: Some(Lsn::new(10)),
+            log_bytes: Some(1_000),
+        });
+        case.rule.held_bytes_max = 40_000;
+    });
+    for case in [by_records, by_bytes] {
+        let grant = case.grant();
+        assert_eq!(
+            (grant.up_to, grant.left_behind),
+            (Lsn::new(500), vec![node("slow")])
+        );
+    }
+}
+
+#[test]
+fn whatever_is_unknown_damaged_or_foreign_holds() {
+    let check = |change: fn(&mut Case), expected: HoldReason| assert_eq!(Case::with(change).hold(), expected);
+    check(|case| case.log = None, HoldReason::LogUnavailable);
+    check(|case| case.pointer = None, HoldReason::TooFewSnapshots);
+    check(
+        |case| {
+            case.pointer = None;
+            case.log().trim_point = Lsn::new(5);
+        },
+        HoldReason::PointerMissing,
+    );
+    check(
+        |case| {
+            case.pointer = None;
+            case.certificate = Some(certificate(100, &[entry(500)]));
+        },
+        HoldReason::PointerMissing,
+    );
+    check(
+        |case| case.pointer().snapshots.truncate(1),
+        HoldReason::TooFewSnapshots,
+    );
+    check(
+        |case| case.rule.restorable_snapshots_min = 3,
+        HoldReason::TooFewSnapshots,
+    );
+    check(
+        |case| case.trust.retain(|id, _| *id != snapshot_id(500)),
+        HoldReason::UnverifiedSnapshot,
+    );
+    check(
+        |case| {
+            case.trust
+                .insert(snapshot_id(500), SnapshotTrust::Verified(VerifyLevel::Presence));
+        },
+        HoldReason::UnverifiedSnapshot,
+    );
+    for damaged in [500, 800] {
+        let case = Case::with(|case| {
+            // A third, healthy snapshot does not make up for a damaged newer one.
+            case.pointer().snapshots.push(entry(300));
+            case.trust
+                .insert(snapshot_id(300), SnapshotTrust::Verified(VerifyLevel::Restore));
+            case.trust.insert(snapshot_id(damaged), SnapshotTrust::Damaged);
+        });
+        assert_eq!(case.hold(), HoldReason::DamagedSnapshot);
+    }
+    check(|case| case.cluster = other_cluster(), HoldReason::ForeignIdentity);
+    check(
+        |case| {
+            let mut foreign = certificate(100, &[entry(500)]);
+            foreign.cluster = other_cluster();
+            case.certificate = Some(foreign);
+        },
+        HoldReason::ForeignIdentity,
+    );
+    check(
+        |case| case.pointer().partition = snapshot_store::PartitionId::new(7),
+        HoldReason::ForeignIdentity,
+    );
+    check(
+        |case| case.log().incarnation = rival_incarnation(),
+        HoldReason::IncarnationMismatch,
+    );
+    check(
+        |case| {
+            case.pointer()
+                .snapshots
+                .insert(0, entry_of(incarnation(2), 10, 77))
+        },
+        HoldReason::IncarnationMismatch,
+    );
+    check(
+        |case| case.log().incarnation = incarnation(2),
+        HoldReason::TooFewSnapshots,
+    );
+    check(|case| case.log().tail = Lsn::new(800), HoldReason::LogRegressed);
+    check(|case| case.replicas.clear(), HoldReason::NoLiveReplica);
+    check(
+        |case| case.log().trim_point = Lsn::new(500),
+        HoldReason::NothingToTrim,
+    );
+    check(
+        |case| case.replicas = vec![need(Some(0), None)],
+        HoldReason::ReplicaBehind,
+    );
+}
+
+#[test]
+fn a_certificate_that_covers_the_answer_need_not_be_written_again() {
+    let case = |up_to: u64| {
+        Case::with(|case| case.certificate = Some(certificate(up_to, &[entry(800), entry(500)]))).grant()
+    };
+    assert!(case(500).certified);
+    assert!(!case(499).certified);
+}
+
+fn facts() -> impl Strategy<Value = Case> {
+    let snapshots = prop::collection::btree_set((1_u64..2, 1_u64..1_200), 0..5);
+    let replicas = prop::collection::vec(
+        (prop::option::of(0_u64..1_200), prop::option::of(0_u64..120_000)),
+        0..4,
+    );
+    let log = (
+        prop_oneof![9 => Just(1_u64), 1 => Just(2)],
+        0_u64..500,
+        600_u64..1_400,
+        prop::bool::weighted(0.95),
+    );
+    let trust = prop::collection::vec(prop_oneof![1 => 0_u8..3, 4 => 3_u8..5], 5);
+    let rule = (
+        0_u32..4,
+        0_u64..300,
+        0_u64..1_000,
+        0_u64..100_000,
+        any::<bool>(),
+        0_u64..3,
+    );
+    (
+        snapshots,
+        replicas,
+        log,
+        trust,
+        rule,
+        prop::option::of(0_u64..1_200),
+    )
+        .prop_map(
+            |(snapshots, replicas, (generation, trim_point, tail, log_known), trust, rule, certified_to)| {
+                let entries: Vec<_> = snapshots
+                    .iter()
+                    .rev()
+                    .map(|(generation, lsn)| entry_of(incarnation(*generation), *lsn, u128::from(*lsn)))
+                    .collect();
+                let levels = [VerifyLevel::Presence, VerifyLevel::Content, VerifyLevel::Restore];
+                let trust = entries.iter().zip(trust).filter_map(|(entry, trust)| {
+                    let trust = match trust {
+                        0 => return None,
+                        1 => SnapshotTrust::Damaged,
+                        level => SnapshotTrust::Verified(levels[usize::from(level) - 2]),
+                    };
+                    Some((entry.snapshot_id, trust))
+                });
+                let (restorable, retain_records, held_records_max, held_bytes_max, force, delay) = rule;
+                Case {
+                    log: log_known.then(|| LogFacts {
+                        incarnation: incarnation(generation),
+                        trim_point: Lsn::new(trim_point),
+                        tail: Lsn::new(tail),
+                    }),
+                    trust: trust.collect(),
+                    certificate: certified_to.map(|up_to| certificate(up_to, &entries)),
+                    pointer: (!entries.is_empty()).then(|| pointer(entries)),
+                    replicas: replicas
+                        .into_iter()
+                        .map(|(lsn, bytes)| need(lsn, bytes))
+                        .collect(),
+                    rule: TrimRule {
+                        restorable_snapshots_min: restorable,
+                        retain_records,
+                        held_records_max,
+                        held_bytes_max,
+                        force,
+                        trim_delay: Duration::from_millis(delay * 999_500),
+                        ..Case::default().rule
+                    },
+                    ..Case::default()
+                }
+            },
+        )
+}
+
+/// The restorable snapshots of a log, by another way than the rule takes.
+fn restorable(case: &Case, log: Incarnation) -> Vec<(Lsn, SnapshotId)> {
+    let mut found: Vec<_> = case
+        .pointer
+        .iter()
+        .flat_map(|pointer| &pointer.snapshots)
+        .collect();
+    found.retain(|entry| entry.incarnation == log);
+    found.sort_by_key(|entry| std::cmp::Reverse(entry.lsn));
+    found.truncate(case.rule.restorable_snapshots_min.max(1) as usize);
+    found.iter().map(|entry| (entry.lsn, entry.snapshot_id)).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn trim_never_passes_the_guard_or_the_tail(case in facts()) {
+        if let TrimDecision::Trim(grant) = case.decide() {
+            let log = case.log.unwrap();
+            let restorable = restorable(&case, log.incarnation);
+            prop_assert_eq!(restorable.len(), case.rule.restorable_snapshots_min.max(1) as usize);
+            prop_assert!(restorable.iter().all(|(lsn, _)| grant.up_to <= *lsn));
+            prop_assert!(grant.up_to < log.tail && grant.up_to > log.trim_point);
+            prop_assert_eq!(grant.incarnation, log.incarnation);
+        }
+    }
+
+    #[test]
+    fn trim_rests_on_verified_snapshots_only(case in facts()) {
+        if let TrimDecision::Trim(grant) = case.decide() {
+            for (_, id) in restorable(&case, grant.incarnation) {
+                let verified = matches!(
+                    case.trust.get(&id),
+                    Some(SnapshotTrust::Verified(level)) if *level >= VerifyLevel::Content
+                );
+                prop_assert!(verified);
+            }
+        }
+    }
+
+    #[test]
+    fn trim_keeps_what_a_live_replica_needs(case in facts()) {
+        if let TrimDecision::Trim(grant) = case.decide() && !case.rule.force {
+            prop_assert!(!case.replicas.is_empty());
+            for replica in &case.replicas {
+                let Some(needed) = replica.needed_lsn else { continue };
+                let behind = grant.left_behind.contains(&replica.node);
+                prop_assert!(grant.up_to <= needed || behind);
+                if grant.guard_lsn.records_since(needed) <= case.rule.held_records_max && replica.log_bytes.is_none() {
+                    prop_assert!(grant.up_to <= needed);
+                }
+            }
+            prop_assert!(grant.up_to.plus(case.rule.retain_records) < case.log.unwrap().tail);
+        }
+    }
+
+    #[test]
+    fn foreign_identity_always_holds(mut case in facts()) {
+        case.cluster = other_cluster();
+        let held = matches!(case.decide(), TrimDecision::Hold { .. });
+        prop_assert!(held);
+    }
+
+    #[test]
+    fn one_damaged_restorable_snapshot_always_holds(mut case in facts(), pick in any::<prop::sample::Index>()) {
+        let Some(log) = case.log else { return Ok(()) };
+        let restorable = restorable(&case, log.incarnation);
+        if !restorable.is_empty() {
+            case.trust.insert(restorable[pick.index(restorable.len())].1, SnapshotTrust::Damaged);
+            let held = matches!(case.decide(), TrimDecision::Hold { .. });
+            prop_assert!(held);
+        }
+    }
+
+    #[test]
+    fn a_delay_only_ever_lowers_the_answer(case in facts()) {
+        if let TrimDecision::Trim(delayed) = case.decide() {
+            let mut prompt = case;
+            prompt.rule.trim_delay = Duration::ZERO;
+            prop_assert!(prompt.grant().up_to >= delayed.up_to);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The stored formats, pinned: a reader of any later version must understand these files, and this version must
+//! write exactly these bytes. A changed file here is a new format number.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use common::*;
+use snapshot_store::{
+    ChainHash, ContentHash, LeaderEpoch, Leadership, Lsn, PartitionId, ReplicaRole, RequestId, StateDigest,
+    format::{
+        ChainPoint, ChainTrail, ClusterRecord, Control, FormatError, KeyHash, KeyRange, Keys, Manifest,
+        ManifestFile, Origin, Pause, PauseScope, Pointer, Producer, SnapshotDirectory, StateMachineVersion,
+        StickyHold, StickyReason, Stored,
+    },
+};
+use std::path::Path;
+
+fn check<T: Stored + PartialEq + std::fmt::Debug>(name: &str, value: &T) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name);
+    let golden = std::fs::read_to_string(&path).unwrap_or_default();
+    let written = String::from_utf8(value.encode()).unwrap();
+    assert_eq!(
+        written, golden,
+        "{name}: this version writes other bytes than the golden file holds"
+    );
+    assert_eq!(&T::decode(name, golden.as_bytes()).unwrap(), value, "{name}");
+
+    // A newer number is named as such, and anything unknown is refused rather than ignored.
+    let format = format!("\"format\": {}", T::FORMAT);
+    let newer = golden.replacen(&format, "\"format\": 99", 1);
+    assert!(
+        matches!(
+            T::decode(name, newer.as_bytes()),
+            Err(FormatError::Newer { found: 99, .. })
+        ),
+        "{name}"
+    );
+    let unknown = golden.replacen(&format, &format!("{format}, \"colour\": 1"), 1);
+    for broken in [
+        &unknown,
+        &golden.replacen(&format, "\"colour\": 1", 1),
+        &golden[..golden.len() / 2],
+        "",
+    ] {
+        let refused = T::decode(name, broken.as_bytes());
+        assert!(
+            matches!(refused, Err(FormatError::Unparsable { .. })),
+            "{name}: {refused:?}"
+        );
+    }
+}
+
+#[test]
+fn cluster_identity_keeps_its_form() {
+    let incarnations = (0..2).map(|p| (PartitionId::new(p), incarnation(1))).collect();
+    check(
+        "cluster.json",
+        &ClusterRecord {
+            cluster: cluster(),
+            partitions: 2,
+            key_hash: KeyHash::Blake3Mod,
+            incarnations,
+            created_at: at(0),
+        },
+    );
+}
+
+#[test]
+fn pointer_keeps_its_form() {
+    let mut pointer: Pointer = pointer(vec![entry(800), entry(500)]);
+    pointer.snapshots[0].role = ReplicaRole::Leader;
+    check("latest.json", &pointer);
+}
+
+#[test]
+fn certificate_keeps_its_form() {
+    check("trim.json", &certificate(500, &[entry(800), entry(500)]));
+}
+
+#[test]
+fn control_state_keeps_its_form() {
+    check("control-empty.json", &Control::empty(cluster(), write_id(1)));
+    let pause = |scope| Pause {
+        scope,
+        by: "ops".to_owned(),
+        at: at(1),
+        reason: "migration".to_owned(),
+    };
+    let hold = |reason| StickyHold {
+        partition: P0,
+        reason,
+        since: at(2),
+        detail: "seen at 7".to_owned(),
+    };
+    check(
+        "control.json",
+        &Control {
+            cluster: cluster(),
+            write_id: write_id(2),
+            pauses: vec![
+                pause(PauseScope::Cluster),
+                pause(PauseScope::Partition(PartitionId::new(1))),
+            ],
+            holds: vec![
+                hold(StickyReason::ChainMismatch),
+                hold(StickyReason::LogRegressed),
+                hold(StickyReason::DamagedSnapshot),
+            ],
+        },
+    );
+}
+
+fn manifest() -> Manifest {
+    Manifest {
+        cluster: cluster(),
+        partition: P0,
+        incarnation: incarnation(1),
+        snapshot_id: snapshot_id(800),
+        lsn: Lsn::new(800),
+        chain: None,
+        state_digest: None,
+        leader: None,
+        log_bytes: 80_000,
+        state_machine: StateMachineVersion {
+            name: "kv".to_owned(),
+            version: 1,
+        },
+        key_range: KeyRange { partition: 0, of: 2 },
+        producer: Producer {
+            node: node("worker-1"),
+            role: ReplicaRole::Follower,
+        },
+        request_id: None,
+        origin: None,
+        created_at: at(800),
+        bytes_total: 12,
+        bytes_uploaded: 12,
+        files: vec![ManifestFile {
+            name: "000007.sst".to_owned(),
+            bytes: 12,
+            hash: ContentHash::of(b"some content"),
+        }],
+    }
+}
+
+#[test]
+fn manifest_keeps_its_form() {
+    check("metadata-minimal.json", &manifest());
+    let point = |lsn| ChainPoint {
+        lsn: Lsn::new(lsn),
+        hash: ChainHash::of(b"chain"),
+    };
+    check(
+        "metadata.json",
+        &Manifest {
+            chain: Some(ChainTrail(vec![point(800), point(0)])),
+            state_digest: Some(StateDigest::of(b"state")),
+            leader: Some(Leadership {
+                epoch: LeaderEpoch::new(3),
+                node: node("worker-2"),
+            }),
+            request_id: Some(RequestId::new(ulid(77))),
+            origin: Some(Origin {
+                cluster: other_cluster(),
+                incarnation: incarnation(4),
+                snapshot_id: snapshot_id(66),
+            }),
+            ..manifest()
+        },
+    );
+}
+
+#[test]
+fn keys_keep_their_form() {
+    let directory = entry(800).path;
+    assert_eq!(
+        directory.to_string(),
+        "0000000001-00000000000000000800_000000000000000000000000S0"
+    );
+    assert_eq!(Keys::pointer(P0), "0/latest.json");
+    assert_eq!(Keys::certificate(P0), "0/trim.json");
+    assert_eq!(
+        Keys::manifest(P0, &directory),
+        format!("0/{directory}/metadata.json")
+    );
+    assert_eq!(
+        Keys::file(P0, &directory, "CURRENT"),
+        format!("0/{directory}/CURRENT")
+    );
+    assert_eq!(directory.to_string().parse(), Ok(directory));
+}
+
+#[test]
+fn names_that_are_merely_similar_are_not_snapshot_directories() {
+    let good = entry(800).path.to_string();
+    let long = "99999999999-00000000000000000800_000000000000000000000000S0";
+    assert!(
+        long.parse::<SnapshotDirectory>().is_ok(),
+        "a generation above ten digits is still printed the same"
+    );
+    for name in [
+        "",
+        "1-800_000000000000000000000000S0",
+        &good.to_lowercase(),
+        &good[1..],
+        &format!("{good}x"),
+        &format!("{good}.bak"),
+        &format!(" {good}"),
+        &good.replace('_', "-"),
+        "+000000001-00000000000000000800_000000000000000000000000S0",
+    ] {
+        assert!(name.parse::<SnapshotDirectory>().is_err(), "{name:?}");
+    }
+}
