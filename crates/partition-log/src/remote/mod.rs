@@ -1,0 +1,21 @@
+//! A log behind gRPC: the services over any engine, and the client that is an engine itself.
+//!
+//! - [`log_service`] and [`log_admin_service`]: what the `log` role serves. The admin service belongs on another
+//!   address or behind other credentials: whoever reaches it may trim.
+//! - [`RemoteLog`] and [`RemoteLogAdmin`]: the clients.
+//!
+//! What is certain and what is not: an append whose connection was refused never left, and is `Unavailable`; one
+//! that timed out or whose connection broke may have landed, and is `Unknown`. Errors travel with a machine-readable
+//! reason (`status`); the message is for people only.
+
+mod admin_client;
+mod client;
+mod endpoint;
+mod server;
+mod status;
+mod wire;
+
+pub use admin_client::RemoteLogAdmin;
+pub use client::RemoteLog;
+pub use endpoint::{EndpointError, endpoint, server_builder};
+pub use server::{AdminServices, LogServices, log_admin_service, log_service};

@@ -1,0 +1,70 @@
+//! A log server on loopback, with a runtime of its own so that it can be killed as a whole.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test binary is a crate and uses a part"
+)]
+
+use partition_log::remote::{RemoteLog, RemoteLogAdmin, log_admin_service, log_service, server_builder};
+use partition_log::{Log, LogAdmin};
+use std::{net::SocketAddr, sync::Arc};
+use tokio::{net::TcpListener, runtime::Runtime};
+use tokio_stream::wrappers::TcpListenerStream;
+
+/// A server of log and admin service.
+pub struct LogServer {
+    pub address: SocketAddr,
+    runtime: Option<Runtime>,
+}
+
+impl LogServer {
+    pub async fn start(log: Arc<dyn Log>, admin: Arc<dyn LogAdmin>) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime starts");
+        let serving = runtime.spawn(async move {
+            let listener = TcpListener::bind("127.0.0.1:0")
+                .await
+                .expect("loopback has free ports");
+            let address = listener.local_addr().expect("a bound socket has an address");
+            let server = server_builder()
+                .add_service(log_service(log))
+                .add_service(log_admin_service(admin))
+                .serve_with_incoming(TcpListenerStream::new(listener));
+            tokio::spawn(server);
+            address
+        });
+        let address = serving.await.expect("the server starts");
+        LogServer {
+            address,
+            runtime: Some(runtime),
+        }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub fn log(&self) -> RemoteLog {
+        RemoteLog::connect_lazy(&self.url()).expect("the address is a URL")
+    }
+
+    pub fn admin(&self) -> RemoteLogAdmin {
+        RemoteLogAdmin::connect_lazy(&self.url()).expect("the address is a URL")
+    }
+
+    /// Breaks all connections and is gone.
+    pub fn kill(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for LogServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -1,0 +1,104 @@
+//! The conformance suite over every engine of this crate.
+
+mod common;
+
+use async_trait::async_trait;
+use common::LogServer;
+use partition_log::conformance::Fixture;
+use partition_log::embedded::{EmbeddedLog, EmbeddedOptions};
+use partition_log::memory::MemoryLog;
+use partition_log::{Log, LogAdmin};
+use std::sync::Arc;
+use tempfile::TempDir;
+
+struct InMemory(MemoryLog);
+
+#[async_trait]
+impl Fixture for InMemory {
+    fn log(&self) -> Arc<dyn Log> {
+        Arc::new(self.0.clone())
+    }
+
+    fn admin(&self) -> Arc<dyn LogAdmin> {
+        Arc::new(self.0.clone())
+    }
+
+    async fn restart(&mut self) {}
+}
+
+struct Embedded {
+    dir: TempDir,
+    log: EmbeddedLog,
+}
+
+impl Embedded {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let log = EmbeddedLog::open(dir.path(), EmbeddedOptions::default()).expect("a new log opens");
+        Embedded { dir, log }
+    }
+}
+
+#[async_trait]
+impl Fixture for Embedded {
+    fn log(&self) -> Arc<dyn Log> {
+        Arc::new(self.log.clone())
+    }
+
+    fn admin(&self) -> Arc<dyn LogAdmin> {
+        Arc::new(self.log.clone())
+    }
+
+    async fn restart(&mut self) {
+        self.log.close().await;
+        self.log =
+            EmbeddedLog::open(self.dir.path(), EmbeddedOptions::default()).expect("the log opens again");
+    }
+}
+
+struct Remote {
+    engine: Embedded,
+    server: LogServer,
+}
+
+#[async_trait]
+impl Fixture for Remote {
+    fn log(&self) -> Arc<dyn Log> {
+        Arc::new(self.server.log())
+    }
+
+    fn admin(&self) -> Arc<dyn LogAdmin> {
+        Arc::new(self.server.admin())
+    }
+
+    async fn restart(&mut self) {
+        self.server.kill();
+        self.engine.restart().await;
+        self.server = LogServer::start(self.engine.log(), self.engine.admin()).await;
+    }
+}
+
+mod memory {
+    async fn fixture() -> super::InMemory {
+        super::InMemory(super::MemoryLog::new())
+    }
+    partition_log::log_conformance!(fixture);
+}
+
+mod embedded {
+    async fn fixture() -> super::Embedded {
+        super::Embedded::start()
+    }
+    partition_log::log_conformance!(fixture);
+}
+
+mod embedded_over_grpc {
+    use super::{Embedded, Fixture, LogServer, Remote};
+
+    async fn fixture() -> Remote {
+        let engine = Embedded::start();
+        let server = LogServer::start(engine.log(), engine.admin()).await;
+        Remote { engine, server }
+    }
+    partition_log::log_conformance!(fixture);
+}
