@@ -1,0 +1,83 @@
+//! The seam between the snapshot agent and the service that owns the partition's state.
+
+use crate::core::ReplicaStatus;
+use async_trait::async_trait;
+use snapshot_store::{
+    Fingerprint, Incarnation, LeaderEpoch, Leadership, Lsn, StateDigest,
+    format::{ChainTrail, KeyRange, Manifest, StateMachineVersion},
+};
+use std::path::Path;
+
+/// Facts about a state, read from a finished checkpoint that was opened read-only, not from memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointFacts {
+    /// The LSN whose state it holds.
+    pub lsn: Lsn,
+    /// The log its records came from.
+    pub incarnation: Incarnation,
+    /// The cluster it belongs to.
+    pub fingerprint: Fingerprint,
+    /// Chain hashes; `None` when the host keeps none.
+    pub chain: Option<ChainTrail>,
+    /// Leader at `lsn`; `None` when the host keeps none in the state.
+    pub leader: Option<Leadership>,
+    /// Bytes of all records up to `lsn`.
+    pub log_bytes: u64,
+    /// The state machine that wrote the state.
+    pub state_machine: StateMachineVersion,
+    /// Digest over all pairs, from reading the state through once; `None` when the host computes none.
+    pub state_digest: Option<StateDigest>,
+    /// Part of the key space.
+    pub key_range: KeyRange,
+}
+
+/// Why a host did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The files in the folder are not a readable state: a damaged snapshot, or a damaged local state.
+    #[error("the state cannot be read: {0}")]
+    Corrupt(String),
+    /// The state is readable and not what was expected (other cluster, partition, or a newer state machine).
+    #[error("the state does not fit: {0}")]
+    Mismatch(String),
+    /// The host cannot do this now (not the leader, not open, shutting down).
+    #[error("{0}")]
+    Unavailable(String),
+    /// The host never does this.
+    #[error("not supported by this service")]
+    Unsupported,
+    /// Disk trouble.
+    #[error("input or output failed")]
+    Io(#[from] std::io::Error),
+}
+
+/// A partition whose state somebody else owns: what the snapshot agent needs of it.
+///
+/// Methods may run for as long as their work takes; the agent bounds how many run at once.
+#[async_trait]
+pub trait PartitionHost: Send + Sync + 'static {
+    /// Returns what the replica says of itself now. Cheap; called at every poll. The agent overwrites `export`,
+    /// `restore`, `last_restore`, `archived` and `damaged` with its own knowledge.
+    fn status(&self) -> ReplicaStatus;
+
+    /// Flushes and makes a checkpoint in `dir`, which does not exist yet; hard links on the same file system.
+    async fn checkpoint(&self, dir: &Path) -> Result<(), HostError>;
+
+    /// Opens the state in `dir` read-only, reads all of it once (so that damaged blocks show), and returns its
+    /// facts. Leaves `dir` as it is.
+    async fn inspect(&self, dir: &Path) -> Result<CheckpointFacts, HostError>;
+
+    /// Replaces the local state by the one in `dir`, which was verified against `manifest`, in one step. The old
+    /// state goes only when the new one is in place. `dir` is moved away.
+    async fn install(&self, dir: &Path, manifest: &Manifest) -> Result<(), HostError>;
+
+    /// Appends a record that changes nothing and returns its LSN. Only a leader can.
+    async fn advance(&self) -> Result<Lsn, HostError> {
+        Err(HostError::Unsupported)
+    }
+
+    /// Announces itself as leader, and returns the term once the announcement was applied.
+    async fn lead(&self) -> Result<LeaderEpoch, HostError> {
+        Err(HostError::Unsupported)
+    }
+}

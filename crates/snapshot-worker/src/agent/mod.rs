@@ -1,0 +1,36 @@
+//! Level 1: snapshots and restores for a service that owns its state.
+//!
+//! | File | What it does |
+//! |---|---|
+//! | `host` | the seam to whoever owns the state |
+//! | `snapshot_agent` | the agent of one node: partitions, status, limits |
+//! | `export`, `export_job` | makes and publishes a snapshot |
+//! | `restore`, `restore_job` | brings a published snapshot into a partition |
+//! | `verify` | checks a published snapshot |
+//! | `identity`, `archived`, `staging` | what lies in the data folder |
+//! | `service`, `wire` | gRPC |
+
+mod archived;
+mod compare;
+mod export;
+mod export_job;
+mod host;
+mod identity;
+mod policy;
+mod restore;
+mod restore_job;
+mod service;
+mod slot;
+mod snapshot_agent;
+mod staging;
+mod verify;
+mod wire;
+
+pub use export_job::{CreateSnapshot, ExportEvent, ExportFailure, PublishedExport};
+pub use host::{CheckpointFacts, HostError, PartitionHost};
+pub use identity::{IdentityError, LocalIdentity};
+pub use policy::WorkerPolicy;
+pub use restore_job::{RestoreError, RestoreOutcome, RestoreRequest};
+pub use service::AgentService;
+pub use snapshot_agent::{AgentConfig, AgentError, SHUTDOWN_WAIT_MAX, SnapshotAgent};
+pub use verify::{VerifyError, VerifyReport};

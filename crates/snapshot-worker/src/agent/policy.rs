@@ -1,0 +1,20 @@
+//! The admin's policy as it arrives with a poll.
+
+use snapshot_store::Timestamp;
+
+/// What a worker needs of the admin's policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerPolicy {
+    /// The admin that sent it.
+    pub admin: String,
+    /// When it arrived, by this node's clock.
+    pub received_at: Timestamp,
+    /// Records after which a snapshot is due.
+    pub snapshot_after_records: u64,
+    /// Log bytes after which a snapshot is due.
+    pub snapshot_after_bytes: u64,
+    /// How many of the newest snapshots retention keeps at least.
+    pub restorable_snapshots_min: u32,
+    /// Whether the cluster was paused.
+    pub paused: bool,
+}

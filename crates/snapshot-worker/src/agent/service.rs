@@ -1,0 +1,188 @@
+//! The gRPC service of a worker node: a thin skin over the agent.
+//!
+//! A refusal to make a snapshot is an event, not an error; an error carries a machine-readable reason
+//! (`ErrorInfo`, domain `tidemark`).
+
+use super::{
+    export_job::chain,
+    host::{HostError, PartitionHost},
+    policy::WorkerPolicy,
+    snapshot_agent::SnapshotAgent,
+    verify::VerifyError,
+    wire,
+};
+use bytes::Bytes;
+use futures::{StreamExt as _, stream::BoxStream};
+use snapshot_proto::v1::{self, worker_service_server::WorkerService};
+use snapshot_store::{PartitionId, RequestId};
+use std::{collections::HashMap, error::Error, sync::Arc};
+use tonic::{Code, Request, Response, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+/// Serves one agent over gRPC.
+#[derive(Clone)]
+pub struct AgentService {
+    agent: SnapshotAgent,
+}
+
+impl AgentService {
+    pub(super) fn new(agent: SnapshotAgent) -> Self {
+        AgentService { agent }
+    }
+
+    fn host(&self, partition: PartitionId) -> Result<Arc<dyn PartitionHost>, Status> {
+        self.agent.shared.host(partition).ok_or_else(|| {
+            let message = format!(
+                "partition {partition} is not hosted by node {}: check the list of partitions of this node",
+                self.agent.shared.config.node
+            );
+            error(Code::NotFound, "unknown-partition", message, Some(partition))
+        })
+    }
+}
+
+/// Builds an error with a machine-readable reason.
+fn error(code: Code, reason: &str, message: String, partition: Option<PartitionId>) -> Status {
+    let mut metadata = HashMap::new();
+    if let Some(partition) = partition {
+        metadata.insert("partition".to_owned(), partition.to_string());
+    }
+    Status::with_error_details(
+        code,
+        message,
+        ErrorDetails::with_error_info(reason, "tidemark", metadata),
+    )
+}
+
+fn invalid(field: wire::InvalidField) -> Status {
+    let mut details = ErrorDetails::with_error_info("invalid-argument", "tidemark", HashMap::new());
+    details.add_bad_request_violation(field.field, field.to_string());
+    Status::with_error_details(Code::InvalidArgument, field.to_string(), details)
+}
+
+fn host_error(partition: PartitionId, source: &HostError) -> Status {
+    let (code, reason) = match source {
+        HostError::Unsupported => (Code::Unimplemented, "unsupported"),
+        HostError::Unavailable(_) => (Code::FailedPrecondition, "unavailable"),
+        HostError::Mismatch(_) => (Code::FailedPrecondition, "mismatch"),
+        HostError::Corrupt(_) => (Code::DataLoss, "corrupt"),
+        HostError::Io(_) => (Code::Internal, "local"),
+    };
+    let message = format!("partition {partition}: {}", chain(source as &dyn Error));
+    error(code, reason, message, Some(partition))
+}
+
+fn verify_error(source: &VerifyError) -> Status {
+    let (code, reason, partition) = match source {
+        VerifyError::UnknownPartition { partition } => (Code::NotFound, "unknown-partition", *partition),
+        VerifyError::NotPublished { partition, .. } => (Code::NotFound, "unknown-snapshot", *partition),
+        VerifyError::StoreUnusable { partition, .. } => {
+            (Code::FailedPrecondition, "store-unusable", *partition)
+        }
+        VerifyError::StoreUnavailable { partition, .. } => {
+            (Code::Unavailable, "store-unavailable", *partition)
+        }
+        VerifyError::Local { partition, source } => return host_error(*partition, source),
+    };
+    error(code, reason, chain(source as &dyn Error), Some(partition))
+}
+
+#[tonic::async_trait]
+impl WorkerService for AgentService {
+    type CreateSnapshotStream = BoxStream<'static, Result<v1::CreateSnapshotEvent, Status>>;
+
+    async fn get_status(
+        &self,
+        request: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::WorkerStatus>, Status> {
+        let request = request.into_inner();
+        let shared = &self.agent.shared;
+        // Only an admin's poll carries policy; an operator's look must not be mistaken for one.
+        if let Some(policy) = request.policy.filter(|_| !request.admin.is_empty()) {
+            shared.policy.send_replace(Some(WorkerPolicy {
+                admin: request.admin,
+                received_at: shared.seams.clock.now(),
+                snapshot_after_records: policy.snapshot_after_records,
+                snapshot_after_bytes: policy.snapshot_after_bytes,
+                restorable_snapshots_min: policy.restorable_snapshots_min,
+                paused: policy.paused,
+            }));
+        }
+        let (version, partitions) = shared.versioned_status();
+        let unchanged = request.known_version == version;
+        let partitions = if unchanged { Vec::new() } else { partitions };
+        let config = &shared.config;
+        Ok(Response::new(v1::WorkerStatus {
+            node: config.node.to_string(),
+            node_generation: shared.node_generation.clone(),
+            address: config.address.clone(),
+            fingerprint: Bytes::copy_from_slice(config.cluster.fingerprint.as_bytes()),
+            version,
+            unchanged,
+            partitions: partitions.into_iter().map(wire::replica_status).collect(),
+            exports_running: u32::try_from(shared.exports_running()).unwrap_or(u32::MAX),
+            exports_max: u32::try_from(config.exports_max.max(1)).unwrap_or(u32::MAX),
+        }))
+    }
+
+    async fn create_snapshot(
+        &self,
+        request: Request<v1::CreateSnapshotRequest>,
+    ) -> Result<Response<Self::CreateSnapshotStream>, Status> {
+        let fresh = RequestId::new(self.agent.shared.seams.ulid());
+        let request = wire::create_snapshot(request.into_inner(), fresh).map_err(invalid)?;
+        let events = self.agent.create_snapshot(request);
+        Ok(Response::new(
+            events.map(|event| Ok(wire::export_event(event))).boxed(),
+        ))
+    }
+
+    async fn verify_snapshot(
+        &self,
+        request: Request<v1::VerifySnapshotRequest>,
+    ) -> Result<Response<v1::VerifySnapshotReply>, Status> {
+        let request = request.into_inner();
+        let partition = PartitionId::new(request.partition);
+        self.host(partition)?;
+        let snapshot_id = wire::snapshot_id(&request.snapshot_id).map_err(invalid)?;
+        let level = wire::verify_level(request.level).map_err(invalid)?;
+        let report = self.agent.verify(partition, snapshot_id, level).await;
+        let report = report.map_err(|source| verify_error(&source))?;
+        Ok(Response::new(wire::verify_reply(
+            report,
+            &self.agent.shared.config.node,
+        )))
+    }
+
+    async fn lead(&self, request: Request<v1::LeadRequest>) -> Result<Response<v1::LeadReply>, Status> {
+        let partition = PartitionId::new(request.into_inner().partition);
+        let host = self.host(partition)?;
+        let epoch = host
+            .lead()
+            .await
+            .map_err(|source| host_error(partition, &source))?;
+        Ok(Response::new(v1::LeadReply { epoch: epoch.get() }))
+    }
+
+    async fn append_noop(
+        &self,
+        request: Request<v1::AppendNoopRequest>,
+    ) -> Result<Response<v1::AppendNoopReply>, Status> {
+        let partition = PartitionId::new(request.into_inner().partition);
+        let host = self.host(partition)?;
+        let lsn = host
+            .advance()
+            .await
+            .map_err(|source| host_error(partition, &source))?;
+        Ok(Response::new(v1::AppendNoopReply { lsn: lsn.get() }))
+    }
+
+    async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::CancelReply>, Status> {
+        let request = request.into_inner();
+        let partition = PartitionId::new(request.partition);
+        self.host(partition)?;
+        let request_id = wire::request_id(&request.request_id).map_err(invalid)?;
+        let cancelled = self.agent.cancel(partition, request_id);
+        Ok(Response::new(v1::CancelReply { cancelled }))
+    }
+}

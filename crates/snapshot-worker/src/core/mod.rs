@@ -1,0 +1,22 @@
+//! Pure decisions and plain values of the worker side: no async, clock, randomness, I/O or metrics.
+
+mod chain;
+mod choose;
+mod decline;
+mod leadership;
+mod record;
+mod start;
+mod status;
+
+pub use chain::Chain;
+pub use choose::{
+    PassReason, PointerRefusal, RestoreCandidates, RestoreNeed, check_owner, restore_candidates,
+};
+pub use decline::{Coverage, Decline, ExportFacts, coverage, decide_export};
+pub use leadership::{Outcome, Verdict, judge, next_epoch};
+pub use record::{LedBody, Record, RecordError};
+pub use start::{LocalFacts, LogFacts, StartStep, may_replay_from_first, next_step};
+pub use status::{
+    ArchivedSnapshot, BlockedReason, FinishedRestore, PartitionState, ReplicaStatus, RestoreKind,
+    RunningExport, RunningRestore,
+};

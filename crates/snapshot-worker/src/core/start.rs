@@ -1,0 +1,220 @@
+//! How a replica goes on from what it has and what the log still has.
+
+use super::status::{BlockedReason, RestoreKind};
+use snapshot_store::{Incarnation, Lineage, Lsn};
+
+/// What a replica has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalFacts {
+    /// The log its state belongs to.
+    pub incarnation: Incarnation,
+    /// The highest LSN applied.
+    pub applied_lsn: Lsn,
+}
+
+/// What the log has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogFacts {
+    /// Which life of the log.
+    pub incarnation: Incarnation,
+    /// The first LSN the log ever had.
+    pub first_lsn: Lsn,
+    /// Whether it continues another log.
+    pub has_base: bool,
+    /// The highest LSN removed.
+    pub trim_point: Lsn,
+}
+
+/// What a replica does next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartStep {
+    /// Read from the applied LSN, compare that record's hash with the remembered one, and go on after it.
+    Compare {
+        /// The applied LSN.
+        applied: Lsn,
+    },
+    /// Read from here; the record before it is gone or never was, so there is nothing to compare.
+    ReadFrom {
+        /// The LSN after the applied one.
+        from: Lsn,
+    },
+    /// Get a snapshot of the log's incarnation that covers the gap.
+    Restore {
+        /// Why.
+        kind: RestoreKind,
+    },
+    /// Set the local state aside (it belongs to an older life of the log), and decide again without it.
+    SetAside {
+        /// The incarnation of the local state.
+        incarnation: Incarnation,
+    },
+    /// Nothing can be done without help.
+    Blocked {
+        /// Why.
+        reason: BlockedReason,
+        /// What was seen.
+        detail: String,
+    },
+}
+
+/// Decides how a replica goes on. Asks for the object store only when local state and log do not suffice.
+pub fn next_step(local: Option<&LocalFacts>, log: &LogFacts) -> StartStep {
+    let Some(local) = local else {
+        return StartStep::Restore {
+            kind: RestoreKind::Bootstrap,
+        };
+    };
+    match log.incarnation.compared_to(&local.incarnation) {
+        Lineage::Same => {}
+        Lineage::Newer => {
+            return StartStep::SetAside {
+                incarnation: local.incarnation,
+            };
+        }
+        Lineage::Older | Lineage::Conflict => {
+            return StartStep::Blocked {
+                reason: BlockedReason::LogIncarnation,
+                detail: format!(
+                    "the log is of incarnation {}, the local state of {}",
+                    log.incarnation, local.incarnation
+                ),
+            };
+        }
+    }
+    let applied = local.applied_lsn;
+    match applied.cmp(&log.trim_point) {
+        std::cmp::Ordering::Greater => StartStep::Compare { applied },
+        std::cmp::Ordering::Equal => StartStep::ReadFrom { from: applied.next() },
+        std::cmp::Ordering::Less if applied == Lsn::ZERO => StartStep::Restore {
+            kind: RestoreKind::Bootstrap,
+        },
+        std::cmp::Ordering::Less => StartStep::Restore {
+            kind: RestoreKind::TrimGap,
+        },
+    }
+}
+
+/// Decides whether a replica for which the store has no usable snapshot may replay the whole log.
+///
+/// # Errors
+/// Why not: the state before the log's first record is nowhere to be had.
+pub fn may_replay_from_first(log: &LogFacts) -> Result<(), String> {
+    if log.has_base || log.first_lsn != Lsn::FIRST {
+        return Err(format!(
+            "the log begins at {} and continues another one",
+            log.first_lsn
+        ));
+    }
+    if log.trim_point != Lsn::ZERO {
+        return Err(format!("the log is trimmed up to {}", log.trim_point));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use snapshot_store::IncarnationId;
+
+    fn incarnation(generation: u64, id: u8) -> Incarnation {
+        Incarnation {
+            generation,
+            id: IncarnationId::from_bytes([id; 16]),
+        }
+    }
+
+    fn local(applied: u64, incarnation: Incarnation) -> Option<LocalFacts> {
+        Some(LocalFacts {
+            incarnation,
+            applied_lsn: Lsn::new(applied),
+        })
+    }
+
+    fn log(trim_point: u64) -> LogFacts {
+        LogFacts {
+            incarnation: incarnation(2, 1),
+            first_lsn: Lsn::FIRST,
+            has_base: false,
+            trim_point: Lsn::new(trim_point),
+        }
+    }
+
+    #[test]
+    fn the_store_is_asked_only_when_state_and_log_do_not_suffice() {
+        let same = incarnation(2, 1);
+        let cases = [
+            (
+                None,
+                0,
+                StartStep::Restore {
+                    kind: RestoreKind::Bootstrap,
+                },
+            ),
+            (
+                None,
+                9,
+                StartStep::Restore {
+                    kind: RestoreKind::Bootstrap,
+                },
+            ),
+            (local(0, same), 0, StartStep::ReadFrom { from: Lsn::new(1) }),
+            (
+                local(0, same),
+                3,
+                StartStep::Restore {
+                    kind: RestoreKind::Bootstrap,
+                },
+            ),
+            (local(5, same), 0, StartStep::Compare { applied: Lsn::new(5) }),
+            (local(5, same), 4, StartStep::Compare { applied: Lsn::new(5) }),
+            (local(5, same), 5, StartStep::ReadFrom { from: Lsn::new(6) }),
+            (
+                local(5, same),
+                6,
+                StartStep::Restore {
+                    kind: RestoreKind::TrimGap,
+                },
+            ),
+            (
+                local(5, incarnation(1, 1)),
+                0,
+                StartStep::SetAside {
+                    incarnation: incarnation(1, 1),
+                },
+            ),
+        ];
+        for (local, trim_point, expected) in cases {
+            assert_eq!(
+                next_step(local.as_ref(), &log(trim_point)),
+                expected,
+                "{local:?} {trim_point}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_older_or_conflicting_log_blocks() {
+        for other in [incarnation(3, 1), incarnation(2, 9)] {
+            let step = next_step(local(5, other).as_ref(), &log(0));
+            assert!(matches!(
+                step,
+                StartStep::Blocked {
+                    reason: BlockedReason::LogIncarnation,
+                    ..
+                }
+            ));
+        }
+    }
+
+    #[test]
+    fn only_a_whole_log_is_replayed() {
+        assert_eq!(may_replay_from_first(&log(0)), Ok(()));
+        assert!(may_replay_from_first(&log(1)).is_err());
+        let based = LogFacts {
+            has_base: true,
+            first_lsn: Lsn::new(8),
+            ..log(7)
+        };
+        assert!(may_replay_from_first(&based).is_err());
+    }
+}

@@ -1,0 +1,251 @@
+//! What one replica says of itself.
+
+use snapshot_store::{
+    Incarnation, Leadership, Lsn, PartitionId, ReplicaRole, RequestId, SnapshotId,
+    format::{ChainTrail, StateMachineVersion},
+};
+use std::fmt;
+
+/// Why a partition cannot go on by itself. Each has a metric label and an entry in the operator guide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BlockedReason {
+    /// No log is registered for the partition.
+    LogMissing,
+    /// The log is of another incarnation than the local state, and not a newer one.
+    LogIncarnation,
+    /// The log does not hold what this replica has applied.
+    LogRegressed,
+    /// A record in the middle of the log is missing.
+    LogHole,
+    /// The log did not answer for a while.
+    LogUnavailable,
+    /// No snapshot covers what the log no longer has.
+    NoCoveringSnapshot,
+    /// The object store did not answer, and a snapshot is needed.
+    StoreUnavailable,
+    /// A stored object belongs to another cluster, is unreadable or of a newer version.
+    StoreUnusable,
+    /// A record cannot be applied by this version.
+    PoisonRecord,
+    /// The local state cannot be read or written.
+    LocalState,
+    /// The state was written by another or a newer state machine.
+    StateVersion,
+}
+
+impl BlockedReason {
+    /// Every reason, in the order of the operator guide.
+    pub const ALL: &[BlockedReason] = &[
+        BlockedReason::LogMissing,
+        BlockedReason::LogIncarnation,
+        BlockedReason::LogRegressed,
+        BlockedReason::LogHole,
+        BlockedReason::LogUnavailable,
+        BlockedReason::NoCoveringSnapshot,
+        BlockedReason::StoreUnavailable,
+        BlockedReason::StoreUnusable,
+        BlockedReason::PoisonRecord,
+        BlockedReason::LocalState,
+        BlockedReason::StateVersion,
+    ];
+
+    /// Returns the word used in status, metrics and the operator guide.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            BlockedReason::LogMissing => "log-missing",
+            BlockedReason::LogIncarnation => "log-incarnation",
+            BlockedReason::LogRegressed => "log-regressed",
+            BlockedReason::LogHole => "log-hole",
+            BlockedReason::LogUnavailable => "log-unavailable",
+            BlockedReason::NoCoveringSnapshot => "no-covering-snapshot",
+            BlockedReason::StoreUnavailable => "store-unavailable",
+            BlockedReason::StoreUnusable => "store-unusable",
+            BlockedReason::PoisonRecord => "poison-record",
+            BlockedReason::LocalState => "local-state",
+            BlockedReason::StateVersion => "state-version",
+        }
+    }
+
+    /// Returns one sentence that says what to do.
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            BlockedReason::LogMissing => {
+                "check that the log's address and data folder are the right ones; a lost log is rebuilt only by the disaster runbook"
+            }
+            BlockedReason::LogIncarnation => {
+                "the log is older than this replica's state: check the log's address and data folder"
+            }
+            BlockedReason::LogRegressed => {
+                "the log lost records: stop writers, restore the log or follow the disaster runbook"
+            }
+            BlockedReason::LogHole => "the log is damaged: restore it or follow the disaster runbook",
+            BlockedReason::LogUnavailable => "start the log server or check its address; retried by itself",
+            BlockedReason::NoCoveringSnapshot => {
+                "restore a snapshot to the store, or start a replica that still has the state; retried by itself"
+            }
+            BlockedReason::StoreUnavailable => {
+                "check the store's URL, credentials and network; retried by itself"
+            }
+            BlockedReason::StoreUnusable => "look at the object the message names; it is never overwritten",
+            BlockedReason::PoisonRecord => "update this node's software so that it can apply the record",
+            BlockedReason::LocalState => {
+                "check disk space and permissions of the data folder; retried by itself"
+            }
+            BlockedReason::StateVersion => "update this node's software to the version that wrote the state",
+        }
+    }
+}
+
+impl fmt::Display for BlockedReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Where a replica is in its life.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum PartitionState {
+    /// Local state and log are being looked at.
+    #[default]
+    Opening,
+    /// A snapshot is chosen, downloaded or opened.
+    Restoring,
+    /// Records up to the tail seen when this state began are being applied.
+    CatchingUp,
+    /// That tail was reached; lag alone does not take it back.
+    Active,
+    /// The replica cannot go on by itself; it tries again with backoff.
+    Blocked {
+        /// Why.
+        reason: BlockedReason,
+        /// What was seen, and what to do.
+        detail: String,
+    },
+}
+
+impl PartitionState {
+    /// Returns the word used in status and metrics.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            PartitionState::Opening => "opening",
+            PartitionState::Restoring => "restoring",
+            PartitionState::CatchingUp => "catching-up",
+            PartitionState::Active => "active",
+            PartitionState::Blocked { .. } => "blocked",
+        }
+    }
+}
+
+/// The newest published snapshot a node knows of: uploaded or restored by itself, or read from the pointer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArchivedSnapshot {
+    /// The snapshot.
+    pub snapshot_id: SnapshotId,
+    /// Its LSN.
+    pub lsn: Lsn,
+    /// Bytes of all log records up to it.
+    pub log_bytes: u64,
+}
+
+/// A snapshot that is being made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunningExport {
+    /// The request it answers.
+    pub request_id: RequestId,
+    /// The attempt.
+    pub snapshot_id: SnapshotId,
+    /// Applied LSN when it was accepted.
+    pub lsn: Lsn,
+    /// Bytes transferred so far.
+    pub bytes_done: u64,
+    /// Bytes in all; 0 while unknown.
+    pub bytes_total: u64,
+}
+
+/// A snapshot that is being restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunningRestore {
+    /// The snapshot and its LSN; `None` while choosing.
+    pub snapshot: Option<(SnapshotId, Lsn)>,
+    /// Bytes transferred so far.
+    pub bytes_done: u64,
+    /// Bytes in all; 0 while unknown.
+    pub bytes_total: u64,
+}
+
+/// Why a restore was needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RestoreKind {
+    /// There was no local state.
+    Bootstrap,
+    /// The log was trimmed past the local state.
+    TrimGap,
+}
+
+impl RestoreKind {
+    /// Returns the word used in status, metrics and JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            RestoreKind::Bootstrap => "bootstrap",
+            RestoreKind::TrimGap => "trim-gap",
+        }
+    }
+}
+
+/// A restore that succeeded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FinishedRestore {
+    /// Why it was needed.
+    pub kind: RestoreKind,
+    /// What was restored.
+    pub snapshot_id: SnapshotId,
+    /// Its LSN.
+    pub lsn: Lsn,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// From choosing to open.
+    pub duration: std::time::Duration,
+    /// Newer snapshots that were tried first and found damaged.
+    pub damaged: Vec<SnapshotId>,
+}
+
+/// What one replica says of itself. The host fills in what it knows; the agent adds exports, restores and the
+/// archived snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaStatus {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Where it is in its life.
+    pub state: PartitionState,
+    /// What it is to the partition.
+    pub role: ReplicaRole,
+    /// The leader it has applied, and where clients reach that one.
+    pub leader: Option<(Leadership, String)>,
+    /// The log its state belongs to.
+    pub incarnation: Option<Incarnation>,
+    /// Highest LSN applied.
+    pub applied_lsn: Option<Lsn>,
+    /// Highest LSN flushed to disk.
+    pub durable_lsn: Option<Lsn>,
+    /// Highest LSN it no longer needs from the log, and the bytes of all records up to it: the durable LSN; while
+    /// restoring, that of the snapshot; `None` while choosing one or blocked below the trim point.
+    pub needed: Option<(Lsn, u64)>,
+    /// Bytes of all records up to the applied LSN.
+    pub log_bytes: Option<u64>,
+    /// The newest published snapshot this node knows of.
+    pub archived: Option<ArchivedSnapshot>,
+    /// Chain hashes at and before the applied LSN; empty when the host keeps none.
+    pub chain: ChainTrail,
+    /// The state machine in use.
+    pub state_machine: StateMachineVersion,
+    /// The snapshot being made.
+    pub export: Option<RunningExport>,
+    /// The snapshot being restored.
+    pub restore: Option<RunningRestore>,
+    /// The last restore that succeeded since the node started.
+    pub last_restore: Option<FinishedRestore>,
+    /// Published snapshots found damaged by this node.
+    pub damaged: Vec<SnapshotId>,
+    /// Tail seen last, exclusive.
+    pub tail_seen: Option<Lsn>,
+}

@@ -1,0 +1,17 @@
+//! The partition side of Tidemark, in two levels.
+//!
+//! 1. [`agent`]: [`SnapshotAgent`](agent::SnapshotAgent) over [`PartitionHost`](agent::PartitionHost) does declines,
+//!    export, publish, restore and verification, and serves gRPC. It knows no apply loop: a service that has its
+//!    own RocksDB and its own election adopts this.
+//! 2. [`processor`]: [`Worker`](processor::Worker) with a [`StateMachine`](processor::StateMachine) is the full
+//!    partition processor on top of it: RocksDB state, apply loop, leadership from the log, acknowledged writes.
+//!
+//! [`core`] decides on plain values for both.
+
+pub mod agent;
+mod blocking;
+pub mod core;
+pub mod metrics;
+pub mod processor;
+
+pub use blocking::Blocking;

@@ -1,0 +1,169 @@
+//! The folders of one partition, and how its state is replaced.
+//!
+//! A state is replaced by three renames, none of which destroys anything:
+//!
+//! 1. `state` becomes `set-aside-replaced`. A crash here leaves no `state`: opening renames it back.
+//! 2. The finished download becomes `state`. A crash here leaves both: opening deletes the one set aside.
+//! 3. `set-aside-replaced` is deleted.
+//!
+//! The database in `state` must be closed meanwhile: RocksDB re-creates files in the folder of an open one.
+//!
+//! A state of another life of the log is renamed to `set-aside-<generation>-<id>` and stays until somebody deletes
+//! it by hand.
+
+use snapshot_store::{Incarnation, PartitionId};
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+const REPLACED: &str = "set-aside-replaced";
+/// How many states of one incarnation are kept aside; more than one means that somebody moved logs back and forth.
+const SET_ASIDE_MAX: u32 = 100;
+
+/// The folders of one partition.
+#[derive(Clone, Debug)]
+pub(super) struct PartitionDirs {
+    root: PathBuf,
+}
+
+impl PartitionDirs {
+    pub(super) fn new(data_dir: &Path, partition: PartitionId) -> Self {
+        PartitionDirs {
+            root: data_dir.join("partitions").join(partition.to_string()),
+        }
+    }
+
+    /// Returns the folder of the state in use.
+    pub(super) fn state(&self) -> PathBuf {
+        self.root.join("state")
+    }
+
+    /// Creates what is missing and finishes or undoes a replacement that a crash interrupted.
+    pub(super) fn recover(&self) -> io::Result<()> {
+        fs::create_dir_all(&self.root)?;
+        let replaced = self.root.join(REPLACED);
+        if !replaced.try_exists()? {
+            return Ok(());
+        }
+        if self.state().try_exists()? {
+            fs::remove_dir_all(&replaced)
+        } else {
+            fs::rename(&replaced, self.state())?;
+            sync(&self.root)
+        }
+    }
+
+    /// Puts the state in `staged` in place of the present one, which goes.
+    pub(super) fn replace(&self, staged: &Path) -> io::Result<()> {
+        self.recover()?;
+        sync(staged)?;
+        let (state, replaced) = (self.state(), self.root.join(REPLACED));
+        if state.try_exists()? {
+            fs::rename(&state, &replaced)?;
+            sync(&self.root)?;
+        }
+        fs::rename(staged, &state)?;
+        sync(&self.root)?;
+        if replaced.try_exists()? {
+            fs::remove_dir_all(&replaced)?;
+        }
+        Ok(())
+    }
+
+    /// Sets the present state aside for good, because it belongs to `incarnation`, which is no longer the log's.
+    pub(super) fn set_aside(&self, incarnation: &Incarnation) -> io::Result<PathBuf> {
+        let name = format!("set-aside-{}-{}", incarnation.generation, incarnation.id);
+        for number in 0..SET_ASIDE_MAX {
+            let target = match number {
+                0 => self.root.join(&name),
+                number => self.root.join(format!("{name}-{number}")),
+            };
+            if !target.try_exists()? {
+                fs::rename(self.state(), &target)?;
+                sync(&self.root)?;
+                return Ok(target);
+            }
+        }
+        Err(io::Error::other(format!(
+            "{name} exists {SET_ASIDE_MAX} times already: delete some by hand"
+        )))
+    }
+}
+
+fn sync(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use snapshot_store::IncarnationId;
+
+    fn dirs() -> (tempfile::TempDir, PartitionDirs) {
+        let dir = tempfile::tempdir().unwrap();
+        let dirs = PartitionDirs::new(dir.path(), PartitionId::new(3));
+        dirs.recover().unwrap();
+        (dir, dirs)
+    }
+
+    fn folder(path: &Path, content: &str) {
+        fs::create_dir_all(path).unwrap();
+        fs::write(path.join("content"), content).unwrap();
+    }
+
+    fn content(path: &Path) -> Option<String> {
+        fs::read_to_string(path.join("content")).ok()
+    }
+
+    #[test]
+    fn replacing_leaves_the_new_state_alone() {
+        let (dir, dirs) = dirs();
+        let staged = dir.path().join("staged");
+        folder(&dirs.state(), "old");
+        folder(&staged, "new");
+        dirs.replace(&staged).unwrap();
+        assert_eq!(content(&dirs.state()).as_deref(), Some("new"));
+        assert!(!dirs.root.join(REPLACED).exists());
+        assert!(!staged.exists());
+    }
+
+    #[test]
+    fn a_crash_before_the_new_state_is_in_place_brings_the_old_one_back() {
+        let (_dir, dirs) = dirs();
+        folder(&dirs.root.join(REPLACED), "old");
+        dirs.recover().unwrap();
+        assert_eq!(content(&dirs.state()).as_deref(), Some("old"));
+    }
+
+    #[test]
+    fn a_crash_before_the_old_state_is_deleted_keeps_the_new_one() {
+        let (_dir, dirs) = dirs();
+        folder(&dirs.root.join(REPLACED), "old");
+        folder(&dirs.state(), "new");
+        dirs.recover().unwrap();
+        assert_eq!(content(&dirs.state()).as_deref(), Some("new"));
+        assert!(!dirs.root.join(REPLACED).exists());
+    }
+
+    #[test]
+    fn states_set_aside_are_all_kept() {
+        let (_dir, dirs) = dirs();
+        let incarnation = Incarnation {
+            generation: 1,
+            id: IncarnationId::from_bytes([1; 16]),
+        };
+        let mut kept = Vec::new();
+        for content in ["first", "second"] {
+            folder(&dirs.state(), content);
+            kept.push(dirs.set_aside(&incarnation).unwrap());
+        }
+        dirs.recover().unwrap();
+        assert_eq!(
+            kept.iter().map(|path| content(path).unwrap()).collect::<Vec<_>>(),
+            ["first", "second"]
+        );
+        assert!(!dirs.state().exists());
+    }
+}

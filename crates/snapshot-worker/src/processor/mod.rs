@@ -1,0 +1,47 @@
+//! Level 2: the full partition processor.
+//!
+//! One task per partition applies its log to a RocksDB state of its own. The state says of itself up to which LSN
+//! it was applied, in the same write as the data; what a crash takes away, the log gives back.
+//!
+//! | File | What it does |
+//! |---|---|
+//! | `state_machine` | what an embedder writes |
+//! | `worker`, `view` | what an embedder calls |
+//! | `task`, `connect`, `follow` | the task of one partition |
+//! | `apply` | a run of records into one write |
+//! | `proposer`, `propose` | getting records into the log in a term of one's own, each at most once |
+//! | `replica` | what task, agent and users share of one partition |
+//! | `store`, `metadata`, `layout` | the state on disk |
+//!
+//! Invariants:
+//! - Data and applied LSN change in one write; the durable LSN is told only after a flush that began later.
+//! - A state is replaced only by one that was verified, and only while it is closed.
+//! - A write is acknowledged only when its own record was applied as accepted.
+//! - The object store is asked only when local state and log do not suffice.
+//!
+//! Not here: scanning ahead for an operator's skip of a poison record (the partition stays blocked at it, and
+//! `Skip` records are passed over as control records), and triggering snapshots without an admin.
+
+mod apply;
+mod connect;
+mod follow;
+mod layout;
+mod metadata;
+mod propose;
+mod proposer;
+mod replica;
+mod state_machine;
+mod store;
+mod task;
+mod view;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+pub use metadata::StateMetadata;
+pub use propose::{Applied, COMMAND_BYTES_MAX, LeadError, ProposeError};
+pub use state_machine::{ApplyError, Changes, Keyspace, StateMachine, Transaction};
+pub use store::{RocksEngine, RocksOptions, StateEngine, StateError, StateSnapshot, StateStore, StoredPair};
+pub use view::{PartitionHandle, StateFacts, StateView, ViewError};
+pub use worker::{CLOSE_PARTITION_MAX, Worker, WorkerError, WorkerOptions};

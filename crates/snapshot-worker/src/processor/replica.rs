@@ -1,0 +1,295 @@
+//! One partition on this node, as its task, the agent and its users share it.
+
+use super::{
+    layout::PartitionDirs,
+    propose::{Answer, LeadAnswer, LeadError, Proposal, ProposeError},
+    state_machine::StateMachine,
+    store::{StateEngine, StateError, StateStore, digest, read_metadata},
+};
+use crate::{
+    Blocking,
+    agent::{CheckpointFacts, HostError, PartitionHost},
+    core::{LedBody, PartitionState, ReplicaStatus},
+};
+use async_trait::async_trait;
+use snapshot_store::{
+    Fingerprint, LeaderEpoch, Lsn, NodeId, PartitionId, ReplicaRole,
+    format::{ChainTrail, KeyRange, Manifest, StateMachineVersion},
+};
+use std::{
+    path::Path,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot, watch},
+    time::{Instant, timeout_at},
+};
+
+/// What the task is asked from outside.
+pub(super) enum Command {
+    Propose(Proposal),
+    Lead(oneshot::Sender<LeadAnswer>),
+}
+
+/// Memory for waiting proposals is given out in units of this size: a semaphore counts in 32 bits.
+const ROOM_UNIT_BYTES: usize = 1024;
+
+/// One partition on this node.
+pub(super) struct Replica {
+    pub(super) partition: PartitionId,
+    pub(super) node: NodeId,
+    pub(super) fingerprint: Fingerprint,
+    pub(super) key_range: KeyRange,
+    pub(super) engine: Arc<dyn StateEngine>,
+    pub(super) machine: Arc<dyn StateMachine>,
+    pub(super) blocking: Blocking,
+    pub(super) dirs: PartitionDirs,
+    /// The open state; `None` while it is closed or being replaced.
+    pub(super) store: RwLock<Option<Arc<dyn StateStore>>>,
+    pub(super) status: watch::Sender<ReplicaStatus>,
+    commands: mpsc::Sender<Command>,
+    room: Arc<Semaphore>,
+    propose_timeout: Duration,
+}
+
+/// What a replica is made from; the rest it makes itself.
+pub(super) struct ReplicaParts {
+    pub(super) partition: PartitionId,
+    pub(super) node: NodeId,
+    pub(super) fingerprint: Fingerprint,
+    pub(super) key_range: KeyRange,
+    pub(super) engine: Arc<dyn StateEngine>,
+    pub(super) machine: Arc<dyn StateMachine>,
+    pub(super) blocking: Blocking,
+    pub(super) dirs: PartitionDirs,
+    pub(super) propose_timeout: Duration,
+    pub(super) proposals_max: usize,
+    pub(super) proposals_bytes_max: usize,
+}
+
+impl Replica {
+    pub(super) fn new(parts: ReplicaParts) -> (Arc<Self>, mpsc::Receiver<Command>) {
+        let (commands, receiver) = mpsc::channel(parts.proposals_max.max(1));
+        let units = parts
+            .proposals_bytes_max
+            .div_ceil(ROOM_UNIT_BYTES)
+            .clamp(1, Semaphore::MAX_PERMITS);
+        let machine = &parts.machine;
+        let state_machine = StateMachineVersion {
+            name: machine.name().to_owned(),
+            version: machine.version(),
+        };
+        let replica = Replica {
+            status: watch::Sender::new(initial_status(parts.partition, state_machine)),
+            partition: parts.partition,
+            node: parts.node,
+            fingerprint: parts.fingerprint,
+            key_range: parts.key_range,
+            engine: parts.engine,
+            machine: parts.machine,
+            blocking: parts.blocking,
+            dirs: parts.dirs,
+            store: RwLock::new(None),
+            commands,
+            room: Arc::new(Semaphore::new(units)),
+            propose_timeout: parts.propose_timeout,
+        };
+        (Arc::new(replica), receiver)
+    }
+
+    pub(super) fn store(&self) -> Option<Arc<dyn StateStore>> {
+        self.store.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_store(&self, store: Option<Arc<dyn StateStore>>) {
+        *self.store.write().unwrap_or_else(PoisonError::into_inner) = store;
+    }
+
+    /// Hands records to the task and waits for their fate.
+    pub(super) async fn submit(&self, bodies: Vec<LedBody>, bytes: usize) -> Answer {
+        let deadline = Instant::now() + self.propose_timeout;
+        let units = u32::try_from(bytes.div_ceil(ROOM_UNIT_BYTES)).unwrap_or(u32::MAX);
+        let room = timeout_at(deadline, Arc::clone(&self.room).acquire_many_owned(units)).await;
+        let room = room
+            .map_err(|_| ProposeError::Overloaded)?
+            .map_err(|_| ProposeError::Stopping)?;
+        let (answer, receiver) = oneshot::channel();
+        let proposal = Proposal {
+            bodies,
+            answer,
+            room: Some(room),
+        };
+        match timeout_at(deadline, self.commands.send(Command::Propose(proposal))).await {
+            Err(_) => return Err(ProposeError::Overloaded),
+            Ok(Err(_)) => return Err(ProposeError::Stopping),
+            Ok(Ok(())) => {}
+        }
+        let unknown = |detail: &str| {
+            Err(ProposeError::Unknown {
+                detail: detail.to_owned(),
+            })
+        };
+        match timeout_at(deadline, receiver).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => unknown("the partition was closed"),
+            Err(_) => unknown("it was not seen in the log in time"),
+        }
+    }
+
+    /// Asks the task to announce this replica, and waits for the announcement to be applied.
+    pub(super) async fn announce(&self) -> LeadAnswer {
+        let deadline = Instant::now() + self.propose_timeout;
+        let not_active = || LeadError::NotActive {
+            state: self.status.borrow().state.clone(),
+        };
+        let (answer, receiver) = oneshot::channel();
+        match timeout_at(deadline, self.commands.send(Command::Lead(answer))).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return Err(not_active()),
+        }
+        match timeout_at(deadline, receiver).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(not_active()),
+            Err(_) => Err(LeadError::Unknown),
+        }
+    }
+
+    /// Returns what is wrong with a state for this node's software; `None` when it can be used.
+    pub(super) fn misfit(&self, found: &StateMachineVersion) -> Option<String> {
+        let (name, version) = (self.machine.name(), self.machine.version());
+        (found.name != name || found.version > version).then(|| {
+            format!(
+                "the state is of {} version {}, this node runs {name} version {version}",
+                found.name, found.version
+            )
+        })
+    }
+
+    /// Notes that everything up to `durable` is safe.
+    pub(super) fn note_durable(&self, durable: Lsn, log_bytes: u64) {
+        self.status.send_modify(|status| {
+            if status.durable_lsn.is_none_or(|known| known < durable) {
+                status.durable_lsn = Some(durable);
+                if status.needed.is_some() {
+                    status.needed = Some((durable, log_bytes));
+                }
+            }
+        });
+    }
+}
+
+fn initial_status(partition: PartitionId, state_machine: StateMachineVersion) -> ReplicaStatus {
+    ReplicaStatus {
+        partition,
+        state: PartitionState::Opening,
+        role: ReplicaRole::Follower,
+        leader: None,
+        incarnation: None,
+        applied_lsn: None,
+        durable_lsn: None,
+        needed: None,
+        log_bytes: None,
+        archived: None,
+        chain: ChainTrail::default(),
+        state_machine,
+        export: None,
+        restore: None,
+        last_restore: None,
+        damaged: Vec::new(),
+        tail_seen: None,
+    }
+}
+
+#[async_trait]
+impl PartitionHost for Replica {
+    fn status(&self) -> ReplicaStatus {
+        self.status.borrow().clone()
+    }
+
+    async fn checkpoint(&self, dir: &Path) -> Result<(), HostError> {
+        let store = self
+            .store()
+            .ok_or_else(|| HostError::Unavailable("the state is not open".to_owned()))?;
+        // What was applied before the checkpoint is in it; taking it from memory afterwards would claim too much.
+        let before = {
+            let status = self.status.borrow();
+            status.applied_lsn.zip(status.log_bytes)
+        };
+        let dir = dir.to_owned();
+        self.blocking
+            .run(move || store.checkpoint(&dir))
+            .await
+            .map_err(host_error)?;
+        if let Some((applied, log_bytes)) = before {
+            self.note_durable(applied, log_bytes);
+        }
+        Ok(())
+    }
+
+    async fn inspect(&self, dir: &Path) -> Result<CheckpointFacts, HostError> {
+        let (engine, machine) = (Arc::clone(&self.engine), Arc::clone(&self.machine));
+        let dir = dir.to_owned();
+        let read = move || inspect_dir(&*engine, &*machine, &dir);
+        let facts = self.blocking.run(read).await.map_err(host_error)?;
+        match self.misfit(&facts.state_machine) {
+            Some(detail) => Err(HostError::Mismatch(detail)),
+            None => Ok(facts),
+        }
+    }
+
+    async fn install(&self, dir: &Path, _manifest: &Manifest) -> Result<(), HostError> {
+        // The task closed the state before it asked for a restore, and opens what is in place afterwards.
+        if self.store().is_some() || self.status.borrow().state != PartitionState::Restoring {
+            return Err(HostError::Unavailable(
+                "the partition is not being restored".to_owned(),
+            ));
+        }
+        let (dirs, dir) = (self.dirs.clone(), dir.to_owned());
+        Ok(self.blocking.run(move || dirs.replace(&dir)).await?)
+    }
+
+    async fn advance(&self) -> Result<Lsn, HostError> {
+        let applied = self.submit(vec![LedBody::NoOp], 0).await;
+        let applied = applied.map_err(|error| HostError::Unavailable(error.to_string()))?;
+        let last = applied.last().map(|applied| applied.lsn);
+        last.ok_or_else(|| HostError::Unavailable("nothing was appended".to_owned()))
+    }
+
+    async fn lead(&self) -> Result<LeaderEpoch, HostError> {
+        self.announce()
+            .await
+            .map_err(|error| HostError::Unavailable(error.to_string()))
+    }
+}
+
+/// Returns the state in `dir` as facts, after reading all of it once.
+fn inspect_dir(
+    engine: &dyn StateEngine,
+    machine: &dyn StateMachine,
+    dir: &Path,
+) -> Result<CheckpointFacts, StateError> {
+    let snapshot = engine.open_read_only(dir)?;
+    let metadata = read_metadata(&*snapshot)?
+        .ok_or_else(|| StateError::Corrupt("the state has no metadata".to_owned()))?;
+    let (state_digest, _) = digest(&*snapshot, machine.keyspaces())?;
+    Ok(CheckpointFacts {
+        lsn: metadata.applied_lsn,
+        incarnation: metadata.incarnation,
+        fingerprint: metadata.fingerprint,
+        chain: Some(metadata.chain.trail(metadata.applied_lsn)),
+        leader: metadata.leader.map(|(leader, _)| leader),
+        log_bytes: metadata.log_bytes,
+        state_machine: metadata.state_machine,
+        state_digest: Some(state_digest),
+        key_range: metadata.key_range,
+    })
+}
+
+fn host_error(error: StateError) -> HostError {
+    match error {
+        StateError::Corrupt(detail) => HostError::Corrupt(detail),
+        error @ StateError::Newer { .. } => HostError::Mismatch(error.to_string()),
+        StateError::Failed(detail) => HostError::Io(std::io::Error::other(detail)),
+    }
+}

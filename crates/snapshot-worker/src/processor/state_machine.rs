@@ -1,0 +1,101 @@
+//! What an embedder writes: a deterministic state machine over ordered keyspaces.
+
+use super::store::{StateError, StateStore};
+use bytes::Bytes;
+use snapshot_store::Lsn;
+use std::collections::BTreeMap;
+
+/// One ordered set of pairs inside a partition's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keyspace {
+    /// What people call it.
+    pub name: &'static str,
+    /// First byte of its keys on disk: at least 1, and never changed once data is stored. 0 is the worker's own.
+    pub prefix: u8,
+}
+
+impl Keyspace {
+    pub(super) fn stored_key(&self, key: &[u8]) -> Vec<u8> {
+        let mut stored = Vec::with_capacity(key.len() + 1);
+        stored.push(self.prefix);
+        stored.extend_from_slice(key);
+        stored
+    }
+}
+
+/// Turns commands into changes of the state. The same commands in the same order must give the same state and the
+/// same replies on every node: no clock, randomness, or anything outside the transaction.
+pub trait StateMachine: Send + Sync + 'static {
+    /// Returns the name; a state of another name is never opened.
+    fn name(&self) -> &'static str;
+
+    /// Returns the version of the stored state; a newer one is never opened.
+    fn version(&self) -> u32;
+
+    /// Returns the keyspaces, in ascending order of their prefixes.
+    fn keyspaces(&self) -> &'static [Keyspace];
+
+    /// Applies the command at `lsn` and returns the reply to whoever proposed it.
+    ///
+    /// # Errors
+    /// Only when this version cannot apply the command: the partition is blocked at `lsn` then, and nothing of the
+    /// command is kept. A command that is understood and refused (a compare-and-set that failed, say) is a reply.
+    fn apply(&self, lsn: Lsn, command: &[u8], state: &mut Transaction<'_>) -> Result<Bytes, ApplyError>;
+}
+
+/// Why a command was not applied.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// This version cannot apply it: a poison record.
+    #[error("{0}")]
+    Poison(String),
+    /// The state could not be read; the same command may work later.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// Changes by key; `None` deletes.
+pub type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
+/// The state as one command sees it: what is stored, under the changes of the batch so far, under its own.
+pub struct Transaction<'a> {
+    store: &'a dyn StateStore,
+    batch: &'a Changes,
+    own: Changes,
+}
+
+impl<'a> Transaction<'a> {
+    pub(super) fn new(store: &'a dyn StateStore, batch: &'a Changes) -> Self {
+        Transaction {
+            store,
+            batch,
+            own: Changes::new(),
+        }
+    }
+
+    pub(super) fn into_changes(self) -> Changes {
+        self.own
+    }
+
+    /// Returns the value of `key`.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn get(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+        let key = keyspace.stored_key(key);
+        match self.own.get(&key).or_else(|| self.batch.get(&key)) {
+            Some(changed) => Ok(changed.clone()),
+            None => self.store.get(&key),
+        }
+    }
+
+    /// Sets the value of `key`.
+    pub fn put(&mut self, keyspace: &Keyspace, key: &[u8], value: impl Into<Vec<u8>>) {
+        self.own.insert(keyspace.stored_key(key), Some(value.into()));
+    }
+
+    /// Removes `key`; there need not be one.
+    pub fn delete(&mut self, keyspace: &Keyspace, key: &[u8]) {
+        self.own.insert(keyspace.stored_key(key), None);
+    }
+}

@@ -1,0 +1,343 @@
+//! The state engine over RocksDB: one database per partition, one column family, its write-ahead log off.
+//!
+//! Block cache, write buffers and threads are shared by all databases of a node, so that hundreds of partitions
+//! stay within one budget.
+
+use super::{Changes, StateEngine, StateError, StateSnapshot, StateStore, StoredPair};
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, Direction, Env, ErrorKind, IteratorMode, LogLevel,
+    Options, ReadOptions, Snapshot, WriteBatch, WriteBufferManager, checkpoint::Checkpoint,
+};
+use std::{path::Path, sync::Arc};
+
+/// Memory and threads of all states of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RocksOptions {
+    /// Memory for blocks read, over all partitions.
+    pub block_cache_bytes: usize,
+    /// Memory for changes not flushed yet, over all partitions; above it, flushes come earlier.
+    pub write_buffers_bytes: usize,
+    /// Threads for compaction, over all partitions.
+    pub background_threads: i32,
+}
+
+impl Default for RocksOptions {
+    fn default() -> Self {
+        RocksOptions {
+            block_cache_bytes: 64 << 20,
+            write_buffers_bytes: 128 << 20,
+            background_threads: 2,
+        }
+    }
+}
+
+/// Changes of one partition not flushed yet, above which RocksDB flushes by itself.
+const WRITE_BUFFER_BYTES: usize = 16 << 20;
+/// Write buffers are accounted in blocks of this size: small, or hundreds of idle partitions fill the budget.
+const ARENA_BLOCK_BYTES: usize = 128 << 10;
+/// Small files and a small base level make successive snapshots share most of their files.
+const FILE_BYTES: u64 = 8 << 20;
+const BASE_LEVEL_BYTES: u64 = 16 << 20;
+
+/// Opens RocksDB databases that share memory and threads.
+pub struct RocksEngine {
+    options: Options,
+}
+
+impl RocksEngine {
+    /// Prepares what all databases of a node share.
+    ///
+    /// # Errors
+    /// When RocksDB cannot set up its environment.
+    pub fn new(options: &RocksOptions) -> Result<Self, StateError> {
+        let mut env = Env::new()?;
+        env.set_background_threads(options.background_threads.max(1));
+        env.set_high_priority_background_threads(1);
+        // No stall: a partition that writes too much must not hold up its neighbours.
+        let buffers = WriteBufferManager::new_write_buffer_manager(options.write_buffers_bytes, false);
+
+        let mut blocks = BlockBasedOptions::default();
+        blocks.set_block_cache(&Cache::new_lru_cache(options.block_cache_bytes));
+        blocks.set_cache_index_and_filter_blocks(true);
+        blocks.set_bloom_filter(10.0, false);
+
+        let mut database = Options::default();
+        database.create_if_missing(true);
+        database.set_env(&env);
+        database.set_write_buffer_manager(&buffers);
+        database.set_write_buffer_size(WRITE_BUFFER_BYTES);
+        database.set_arena_block_size(ARENA_BLOCK_BYTES);
+        database.set_compression_type(DBCompressionType::Lz4);
+        database.set_target_file_size_base(FILE_BYTES);
+        database.set_max_bytes_for_level_base(BASE_LEVEL_BYTES);
+        database.set_max_background_jobs(2);
+        database.set_keep_log_file_num(1);
+        database.set_log_level(LogLevel::Warn);
+        database.set_block_based_table_factory(&blocks);
+        Ok(RocksEngine { options: database })
+    }
+}
+
+impl StateEngine for RocksEngine {
+    fn open(&self, dir: &Path) -> Result<Arc<dyn StateStore>, StateError> {
+        let database = DB::open(&self.options, dir)?;
+        Ok(Arc::new(RocksStore(Arc::new(database))))
+    }
+
+    fn open_read_only(&self, dir: &Path) -> Result<Box<dyn StateSnapshot>, StateError> {
+        let database = DB::open_for_read_only(&self.options, dir, false)?;
+        Ok(Box::new(ReadOnly(database)))
+    }
+}
+
+struct RocksStore(Arc<DB>);
+
+impl StateStore for RocksStore {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+        Ok(self.0.get(key)?)
+    }
+
+    fn write(&self, changes: &Changes) -> Result<(), StateError> {
+        let mut batch = WriteBatch::default();
+        for (key, value) in changes {
+            match value {
+                Some(value) => batch.put(key, value),
+                None => batch.delete(key),
+            }
+        }
+        Ok(self.0.write_without_wal(batch)?)
+    }
+
+    fn flush(&self) -> Result<(), StateError> {
+        Ok(self.0.flush()?)
+    }
+
+    fn checkpoint(&self, dir: &Path) -> Result<(), StateError> {
+        Ok(Checkpoint::new(&self.0)?.create_checkpoint(dir)?)
+    }
+
+    fn snapshot(self: Arc<Self>) -> Box<dyn StateSnapshot> {
+        Box::new(Pinned::new(Arc::clone(&self.0), |database| database.snapshot()))
+    }
+
+    fn has_snapshots(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+}
+
+self_cell::self_cell!(
+    /// A snapshot together with the database it borrows.
+    struct Pinned {
+        owner: Arc<DB>,
+        #[covariant]
+        dependent: Snapshot,
+    }
+);
+
+impl StateSnapshot for Pinned {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+        Ok(self.borrow_dependent().get(key)?)
+    }
+
+    fn scan<'a>(&'a self, from: &[u8]) -> Box<dyn Iterator<Item = Result<StoredPair, StateError>> + 'a> {
+        let mode = IteratorMode::From(from, Direction::Forward);
+        let pairs = self.borrow_dependent().iterator_opt(mode, scan_options());
+        Box::new(pairs.map(|pair| pair.map_err(StateError::from)))
+    }
+}
+
+struct ReadOnly(DB);
+
+impl StateSnapshot for ReadOnly {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+        Ok(self.0.get(key)?)
+    }
+
+    fn scan<'a>(&'a self, from: &[u8]) -> Box<dyn Iterator<Item = Result<StoredPair, StateError>> + 'a> {
+        let mode = IteratorMode::From(from, Direction::Forward);
+        Box::new(
+            self.0
+                .iterator_opt(mode, scan_options())
+                .map(|pair| pair.map_err(StateError::from)),
+        )
+    }
+}
+
+/// A scan reads everything once: it checks every block and leaves the cache to those who read again.
+fn scan_options() -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_verify_checksums(true);
+    options.fill_cache(false);
+    options
+}
+
+impl From<rocksdb::Error> for StateError {
+    fn from(error: rocksdb::Error) -> Self {
+        match error.kind() {
+            ErrorKind::Corruption | ErrorKind::InvalidArgument | ErrorKind::NotFound => {
+                StateError::Corrupt(error.to_string())
+            }
+            // A file that the database should have is gone: no trouble with the disk, and trying again is no use.
+            ErrorKind::IOError if error.as_ref().contains("No such file or directory") => {
+                StateError::Corrupt(error.to_string())
+            }
+            _ => StateError::Failed(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::processor::{
+        Keyspace,
+        store::{digest, read_metadata},
+    };
+    use snapshot_store::PairDigest;
+    use std::fs;
+
+    const ONE: &[Keyspace] = &[Keyspace {
+        name: "one",
+        prefix: 1,
+    }];
+    const THREE: &[Keyspace] = &[
+        Keyspace {
+            name: "one",
+            prefix: 1,
+        },
+        Keyspace {
+            name: "two",
+            prefix: 2,
+        },
+        Keyspace {
+            name: "three",
+            prefix: 3,
+        },
+    ];
+
+    fn engine() -> RocksEngine {
+        RocksEngine::new(&RocksOptions::default()).unwrap()
+    }
+
+    fn changes(pairs: &[(&[u8], &[u8])]) -> Changes {
+        pairs
+            .iter()
+            .map(|(key, value)| (key.to_vec(), Some(value.to_vec())))
+            .collect()
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(dir)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_checkpoint_holds_what_was_written_and_inspecting_leaves_it_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, copy) = (dir.path().join("state"), dir.path().join("copy"));
+        let store = engine().open(&state).unwrap();
+        store
+            .write(&changes(&[(b"\x01a", b"1"), (b"\x01b", b"2"), (b"\x00", b"m")]))
+            .unwrap();
+        store.checkpoint(&copy).unwrap();
+        store.write(&changes(&[(b"\x01c", b"3")])).unwrap();
+
+        let before = names(&copy);
+        let snapshot = engine().open_read_only(&copy).unwrap();
+        let mut expected = PairDigest::new();
+        expected.pair(b"a", b"1");
+        expected.pair(b"b", b"2");
+        assert_eq!(digest(&*snapshot, ONE).unwrap(), (expected.finish(), 2));
+        drop(snapshot);
+        assert_eq!(names(&copy), before);
+    }
+
+    #[test]
+    fn a_flipped_byte_shows_when_the_state_is_read_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let copy = dir.path().join("copy");
+        let store = engine().open(&dir.path().join("state")).unwrap();
+        store.write(&changes(&[(b"\x01a", &[7; 5000])])).unwrap();
+        store.checkpoint(&copy).unwrap();
+        let sst = names(&copy)
+            .into_iter()
+            .find(|name| name.ends_with(".sst"))
+            .unwrap();
+        // A checkpoint shares its files with the state by hard links: the copy gets its own before it is damaged.
+        let mut bytes = fs::read(copy.join(&sst)).unwrap();
+        bytes[10] ^= 1;
+        fs::remove_file(copy.join(&sst)).unwrap();
+        fs::write(copy.join(&sst), bytes).unwrap();
+        let read = engine()
+            .open_read_only(&copy)
+            .and_then(|snapshot| digest(&*snapshot, ONE));
+        assert!(matches!(read, Err(StateError::Corrupt(_))), "{read:?}");
+    }
+
+    #[test]
+    fn a_missing_file_or_an_empty_folder_is_corrupt() {
+        let dir = tempfile::tempdir().unwrap();
+        let empty = dir.path().join("empty");
+        fs::create_dir(&empty).unwrap();
+        assert!(matches!(
+            engine().open_read_only(&empty),
+            Err(StateError::Corrupt(_))
+        ));
+    }
+
+    #[test]
+    fn empty_keyspaces_count_in_the_digest() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = engine().open(dir.path()).unwrap();
+        store.write(&changes(&[(b"\x02a", b"1")])).unwrap();
+        let mut expected = PairDigest::new();
+        expected.next_keyspace(2);
+        expected.pair(b"a", b"1");
+        expected.next_keyspace(3);
+        assert_eq!(digest(&*store.snapshot(), THREE).unwrap(), (expected.finish(), 1));
+    }
+
+    #[test]
+    fn a_key_of_an_unknown_keyspace_is_corrupt() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = engine().open(dir.path()).unwrap();
+        store.write(&changes(&[(b"\x02a", b"1")])).unwrap();
+        assert!(matches!(
+            digest(&*store.snapshot(), ONE),
+            Err(StateError::Corrupt(_))
+        ));
+    }
+
+    #[test]
+    fn a_snapshot_stands_still_and_outlives_the_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = engine().open(dir.path()).unwrap();
+        store.write(&changes(&[(b"\x01a", b"1")])).unwrap();
+        let snapshot = Arc::clone(&store).snapshot();
+        store.write(&changes(&[(b"\x01a", b"2")])).unwrap();
+        drop(store);
+        assert_eq!(snapshot.get(b"\x01a").unwrap(), Some(b"1".to_vec()));
+        assert_eq!(read_metadata(&*snapshot).unwrap(), None);
+    }
+
+    #[test]
+    fn what_was_not_flushed_is_lost_and_what_was_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, crashed) = (dir.path().join("state"), dir.path().join("crashed"));
+        let store = engine().open(&state).unwrap();
+        store.write(&changes(&[(b"\x01a", b"1")])).unwrap();
+        store.flush().unwrap();
+        store.write(&changes(&[(b"\x01a", b"2")])).unwrap();
+        // What is on disk now is what a crash would leave.
+        fs::create_dir(&crashed).unwrap();
+        for name in names(&state) {
+            fs::copy(state.join(&name), crashed.join(&name)).unwrap();
+        }
+        let found = engine().open_read_only(&crashed).unwrap().get(b"\x01a").unwrap();
+        assert_eq!(found, Some(b"1".to_vec()));
+    }
+}

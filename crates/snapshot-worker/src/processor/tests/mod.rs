@@ -1,0 +1,8 @@
+//! Whole workers over a log in memory and an object store in memory.
+
+mod bed;
+mod blocked;
+mod leading;
+mod proposing;
+mod replicas;
+mod restoring;

@@ -1,0 +1,141 @@
+//! Snapshots in place of records.
+
+use super::bed::{Bed, P0, StallingLog, facts_at, until, until_active, write};
+use crate::{
+    agent::PartitionHost,
+    core::{PartitionState, RestoreKind},
+};
+use snapshot_store::Lsn;
+use std::sync::Arc;
+
+#[tokio::test]
+async fn a_new_replica_from_a_snapshot_equals_one_that_replayed_everything() {
+    let bed = Bed::new().await;
+    let (w1, leader) = bed.leader("w1").await;
+    let (_w2, replayed) = bed.active("w2").await;
+    write(&leader, 1500).await;
+    let covered = leader.status().applied_lsn;
+    bed.snapshot(&w1).await;
+    bed.trim(leader.status().applied_lsn.unwrap()).await;
+    let last = write(&leader, 30).await;
+
+    let w3 = bed.start(bed.options("w3"));
+    let restored = w3.partition(P0).unwrap();
+    let expected = facts_at(&replayed, last).await;
+    assert_eq!(facts_at(&restored, last).await, expected);
+    let trail = restored.status().chain;
+    assert_eq!(trail, replayed.status().chain);
+    assert!(trail.0.len() > 1);
+    let finished = w3.agent().replica(P0).unwrap().last_restore.unwrap();
+    assert_eq!(finished.kind, RestoreKind::Bootstrap);
+    assert_eq!(
+        Some(finished.lsn),
+        leader.status().applied_lsn.map(|_| Lsn::new(1501))
+    );
+}
+
+#[tokio::test]
+async fn a_replica_that_was_away_while_the_log_was_trimmed_comes_back() {
+    let bed = Bed::new().await;
+    let (w1, leader) = bed.leader("w1").await;
+    let (w2, _) = bed.active("w2").await;
+    write(&leader, 50).await;
+    w2.shutdown().await;
+    let last = write(&leader, 50).await;
+    bed.snapshot(&w1).await;
+    bed.trim(last).await;
+    let w2 = bed.start(bed.options("w2"));
+    let back = w2.partition(P0).unwrap();
+    let last = write(&leader, 5).await;
+    assert_eq!(facts_at(&back, last).await, facts_at(&leader, last).await);
+    assert_eq!(
+        w2.agent().replica(P0).unwrap().last_restore.unwrap().kind,
+        RestoreKind::TrimGap
+    );
+    let folders = std::fs::read_dir(bed.data_dir("w2").join("partitions/0"))
+        .unwrap()
+        .count();
+    assert_eq!(folders, 1, "the replaced state is gone");
+}
+
+#[tokio::test]
+async fn a_reader_overtaken_by_a_trim_in_mid_stream_comes_back() {
+    let bed = Bed::new().await;
+    let (w1, leader) = bed.leader("w1").await;
+    let log = Arc::new(StallingLog::new(bed.log.clone()));
+    let w2 = bed.start_with(
+        bed.options("w2"),
+        Arc::clone(&log) as _,
+        super::bed::Machine { version: 1 },
+    );
+    let slow = w2.partition(P0).unwrap();
+    let first = write(&leader, 20).await;
+    facts_at(&slow, first).await;
+    log.stall(true);
+    write(&leader, 5).await;
+    let last = write(&leader, 100).await;
+    bed.snapshot(&w1).await;
+    bed.trim(last).await;
+    log.stall(false);
+    assert_eq!(facts_at(&slow, last).await, facts_at(&leader, last).await);
+    until_active(&slow).await;
+    assert_eq!(
+        w2.agent().replica(P0).unwrap().last_restore.unwrap().kind,
+        RestoreKind::TrimGap
+    );
+}
+
+#[tokio::test]
+async fn a_trim_at_an_idle_replicas_own_lsn_needs_no_snapshot() {
+    let bed = Bed::new().await;
+    let (_w1, leader) = bed.leader("w1").await;
+    let (_w2, idle) = bed.active("w2").await;
+    let last = write(&leader, 20).await;
+    facts_at(&idle, last).await;
+    let requests = bed.store.requests();
+    bed.trim(last).await;
+    let last = write(&leader, 20).await;
+    assert_eq!(facts_at(&idle, last).await, facts_at(&leader, last).await);
+    assert_eq!(idle.status().state, PartitionState::Active);
+    assert_eq!(bed.store.requests(), requests);
+}
+
+#[tokio::test]
+async fn while_restoring_nothing_is_needed_but_the_snapshot() {
+    let bed = Bed::new().await;
+    let (_w1, leader) = bed.leader("w1").await;
+    let last = write(&leader, 20).await;
+    bed.trim(last).await;
+    bed.store.switch_off(true);
+    let w2 = bed.start(bed.options("w2"));
+    let waiting = w2.partition(P0).unwrap();
+    let status = until(&waiting, |status| {
+        matches!(status.state, PartitionState::Blocked { .. })
+    })
+    .await;
+    assert_eq!(status.needed, None);
+    assert_eq!(status.applied_lsn, None);
+}
+
+#[tokio::test]
+async fn a_checkpoint_says_of_itself_what_the_replica_says() {
+    let bed = Bed::new().await;
+    let (_w1, leader) = bed.leader("w1").await;
+    let last = write(&leader, 1100).await;
+    let expected = facts_at(&leader, last).await;
+    let dir = bed.dir.path().join("checkpoint");
+    let replica = leader.replica();
+    replica.checkpoint(&dir).await.unwrap();
+    write(&leader, 10).await;
+    let facts = replica.inspect(&dir).await.unwrap();
+    assert_eq!(facts.lsn, last);
+    assert_eq!(facts.state_digest, Some(expected.digest));
+    assert_eq!(
+        facts.chain.as_ref().unwrap().0.last().unwrap().hash,
+        expected.chain_hash
+    );
+    assert_eq!(facts.chain.unwrap().0.len(), 2);
+    assert_eq!(facts.incarnation, bed.incarnation);
+    assert_eq!(facts.fingerprint, bed.cluster.fingerprint);
+    assert_eq!((facts.key_range.partition, facts.key_range.of), (0, 2));
+}

@@ -1,0 +1,12 @@
+//! The snapshot agent over a host that keeps its state in two small files, against real repositories.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod export;
+mod fixture;
+mod host;
+mod identity;
+mod restore;
+mod service;
+mod store;
+mod verify;
