@@ -1,0 +1,122 @@
+//! Findings that must stop trimming while the evidence still exists.
+
+use super::view::{ClusterView, Moment, PartitionView};
+use snapshot_store::{ChainHash, Incarnation, Lsn, core::HoldReason};
+use std::collections::BTreeMap;
+
+/// Compares the chain hashes of all live replicas and of the known manifests at equal LSNs; says which two differ.
+///
+/// No common LSN is no mismatch; a host or snapshot without chain hashes is not compared.
+pub fn chain_mismatch(view: &ClusterView, partition: &PartitionView, now: Moment) -> Option<String> {
+    let replicas = view
+        .counted_replicas(partition, now)
+        .filter_map(|(node, report, _)| {
+            report
+                .incarnation
+                .map(|incarnation| (format!("replica {node}"), incarnation, &report.chain))
+        });
+    let manifests = partition.manifests.iter().filter_map(|(snapshot, facts)| {
+        // A snapshot that was found damaged is dealt with as damage.
+        let usable = !partition.is_damaged(*snapshot);
+        let chain = facts.chain.as_ref().filter(|_| usable)?;
+        Some((format!("snapshot {snapshot}"), facts.incarnation, chain))
+    });
+    let mut seen: BTreeMap<(u64, [u8; 16], Lsn), (ChainHash, String)> = BTreeMap::new();
+    for (who, incarnation, chain) in replicas.chain(manifests) {
+        for point in &chain.0 {
+            let place = place(incarnation, point.lsn);
+            let (hash, first) = seen.entry(place).or_insert_with(|| (point.hash, who.clone()));
+            if *hash != point.hash {
+                return Some(format!(
+                    "{first} and {who} have different chain hashes at LSN {}",
+                    point.lsn
+                ));
+            }
+        }
+    }
+    None
+}
+
+fn place(incarnation: Incarnation, lsn: Lsn) -> (u64, [u8; 16], Lsn) {
+    (incarnation.generation, *incarnation.id.as_bytes(), lsn)
+}
+
+/// Returns the highest LSN of the log's incarnation that a replica or a retained snapshot vouches for, and who.
+///
+/// Compared with a tail that is read afterwards, it shows whether the log lost records.
+pub fn highest_claim(view: &ClusterView, partition: &PartitionView, now: Moment) -> Option<(Lsn, String)> {
+    let incarnation = partition.log?.facts.incarnation;
+    let replicas = view
+        .counted_replicas(partition, now)
+        .filter(|(_, report, _)| report.incarnation == Some(incarnation))
+        .filter_map(|(node, report, _)| Some((report.applied_lsn?, format!("replica {node}"))));
+    let snapshots = partition
+        .entries()
+        .into_iter()
+        .map(|entry| (entry.lsn, format!("snapshot {}", entry.snapshot_id)));
+    replicas.chain(snapshots).max_by_key(|(lsn, _)| *lsn)
+}
+
+/// Returns why the view itself forbids a trim: the admin does not know enough yet, or any more.
+pub fn view_hold(view: &ClusterView, partition: &PartitionView, now: Moment) -> Option<(HoldReason, String)> {
+    if view.is_warming(partition, now) {
+        let missing: Vec<_> = partition
+            .expected
+            .iter()
+            .filter(|node| view.liveness(node, now) == super::view::Liveness::Unknown)
+            .map(ToString::to_string)
+            .collect();
+        return Some((
+            HoldReason::ViewWarming,
+            format!("not heard yet: {}", missing.join(", ")),
+        ));
+    }
+    let oldest = view
+        .counted_replicas(partition, now)
+        .filter_map(|(node, _, _)| Some((view.nodes.get(node)?.heard_at?, node)))
+        .min()
+        .filter(|(heard_at, _)| now.since(*heard_at) > view.timing.view_age_max);
+    if let Some((heard_at, node)) = oldest {
+        let age = now.since(heard_at).as_millis();
+        return Some((
+            HoldReason::StaleView,
+            format!("the last report of {node} is {age} ms old"),
+        ));
+    }
+    None
+}
+
+/// Returns why a live replica could not open any of the snapshots that would be left.
+pub fn version_hold(
+    view: &ClusterView,
+    partition: &PartitionView,
+    now: Moment,
+    wanted: usize,
+) -> Option<String> {
+    let versions: Option<Vec<_>> = partition
+        .entries()
+        .into_iter()
+        .take(wanted)
+        .map(|entry| {
+            partition
+                .manifests
+                .get(&entry.snapshot_id)
+                .map(|facts| &facts.state_machine)
+        })
+        .collect();
+    let versions = versions.filter(|versions| !versions.is_empty())?;
+    view.counted_replicas(partition, now)
+        // A replica that has not opened its state yet does not say what it runs.
+        .filter(|(_, report, _)| !report.state_machine.name.is_empty())
+        .find(|(_, report, _)| {
+            versions.iter().all(|snapshot| {
+                snapshot.name != report.state_machine.name || snapshot.version > report.state_machine.version
+            })
+        })
+        .map(|(node, report, _)| {
+            format!(
+                "{node} runs {} version {}, which opens none of the restorable snapshots",
+                report.state_machine.name, report.state_machine.version
+            )
+        })
+}

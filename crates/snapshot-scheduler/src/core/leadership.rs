@@ -1,0 +1,147 @@
+//! Who is asked to lead a partition that has no live leader. Optional: an embedding host may elect by itself.
+//!
+//! A leader counts as live until its node is gone, or until its own report, not older than the announcement, says
+//! that it follows (it was restarted) or cannot go on. A late report therefore never takes leadership away.
+
+use super::{
+    reason::LeadershipCode,
+    view::{ClusterView, Liveness, Moment, PartitionView, ReplicaState},
+};
+use snapshot_store::{Entropy, Lsn, NodeId, PartitionId, ReplicaRole, format::StickyReason};
+use std::collections::BTreeMap;
+
+/// How many records a replica may lie behind the freshest one and still be asked to lead: it reads to the tail
+/// before it serves, so this bounds how long the partition waits.
+pub const LEAD_LAG_RECORDS_MAX: u64 = 1000;
+
+/// The answer for one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeadershipDecision {
+    /// Who is asked to lead.
+    pub node: Option<NodeId>,
+    /// Why.
+    pub code: LeadershipCode,
+    /// The values it rests on.
+    pub detail: String,
+}
+
+/// Returns the live leader of the partition, if it has one.
+pub fn live_leader(view: &ClusterView, partition: &PartitionView, now: Moment) -> Option<NodeId> {
+    let leader = view.leader(partition, now)?;
+    if !view.liveness(&leader.node, now).counts() {
+        return None;
+    }
+    if let Some(own) = partition.replicas.get(&leader.node) {
+        let own_term = own.leader.as_ref().map(|own| own.epoch);
+        let own_is_current = own_term.is_some_and(|epoch| epoch >= leader.epoch);
+        if own_is_current && own.role != ReplicaRole::Leader {
+            return None;
+        }
+        if matches!(own.state, ReplicaState::Blocked | ReplicaState::Restoring) {
+            return None;
+        }
+    }
+    Some(leader.node)
+}
+
+/// Counts the partitions each node leads.
+pub fn leaderships(view: &ClusterView, now: Moment) -> BTreeMap<NodeId, usize> {
+    let mut counts = BTreeMap::new();
+    for partition in view.partitions.values() {
+        if let Some(node) = live_leader(view, partition, now) {
+            *counts.entry(node).or_default() += 1;
+        }
+    }
+    counts
+}
+
+/// Decides who is asked to lead one partition. `counts` says how many partitions each node leads, and is kept up
+/// to date, so that leaderships spread evenly.
+pub fn decide_leadership(
+    view: &ClusterView,
+    id: PartitionId,
+    now: Moment,
+    counts: &mut BTreeMap<NodeId, usize>,
+    entropy: &Entropy,
+) -> LeadershipDecision {
+    let no = |code, detail: String| LeadershipDecision {
+        node: None,
+        code,
+        detail,
+    };
+    let Some(partition) = view.partitions.get(&id) else {
+        return no(
+            LeadershipCode::NoCandidate,
+            "there is no such partition".to_owned(),
+        );
+    };
+    if let Some(node) = live_leader(view, partition, now) {
+        return no(LeadershipCode::Led, format!("{node} leads"));
+    }
+    if !view.assign_leaders {
+        return no(LeadershipCode::Off, "leaders are not assigned here".to_owned());
+    }
+    if let Some(detail) = partition.holds.get(&StickyReason::LogRegressed) {
+        return no(LeadershipCode::Held, detail.clone());
+    }
+    if view.is_warming(partition, now) {
+        return no(
+            LeadershipCode::ViewWarming,
+            "not all expected workers were heard yet".to_owned(),
+        );
+    }
+    if now < partition.lead_not_before {
+        return no(
+            LeadershipCode::Waiting,
+            "a node was asked a moment ago".to_owned(),
+        );
+    }
+    let incarnation = partition.log.map(|log| log.facts.incarnation);
+    let eligible: Vec<(&NodeId, Lsn)> = view
+        .counted_replicas(partition, now)
+        .filter(|(_, report, liveness)| {
+            *liveness == Liveness::Live
+                && report.state == ReplicaState::Active
+                && report.incarnation.is_some()
+                && incarnation.is_none_or(|incarnation| report.incarnation == Some(incarnation))
+        })
+        .filter_map(|(node, report, _)| Some((node, report.applied_lsn?)))
+        .collect();
+    let Some(freshest) = eligible.iter().map(|(_, applied)| *applied).max() else {
+        return no(
+            LeadershipCode::NoCandidate,
+            "no replica is live and active".to_owned(),
+        );
+    };
+    let load = |node: &NodeId| counts.get(node).copied().unwrap_or(0);
+    let fresh: Vec<&NodeId> = eligible
+        .iter()
+        .filter(|(_, applied)| freshest.records_since(*applied) <= LEAD_LAG_RECORDS_MAX)
+        .map(|(node, _)| *node)
+        .collect();
+    // Who failed a moment ago is asked again only when there is nobody else.
+    let rested = |node: &&NodeId| {
+        partition
+            .lead_backoff
+            .get(*node)
+            .is_none_or(|until| now >= *until)
+    };
+    let preferred: Vec<&NodeId> = fresh.iter().copied().filter(rested).collect();
+    let fresh = if preferred.is_empty() { fresh } else { preferred };
+    let least = fresh.iter().map(|node| load(node)).min().unwrap_or(0);
+    let least_loaded: Vec<&NodeId> = fresh.into_iter().filter(|node| load(node) == least).collect();
+    let Some(index) = entropy.below(least_loaded.len()) else {
+        return no(
+            LeadershipCode::NoCandidate,
+            "no replica is live and active".to_owned(),
+        );
+    };
+    let node = least_loaded[index].clone();
+    *counts.entry(node.clone()).or_default() += 1;
+    let detail = format!("{node} is asked to lead; it leads {least} other partitions");
+    LeadershipDecision {
+        node: Some(node),
+        code: LeadershipCode::Assigned,
+        detail,
+    }
+}

@@ -1,0 +1,152 @@
+//! How the admin paces itself: the `[scheduler]` section of its configuration.
+
+use super::{policy::PolicyFault, view::Timing};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How often the admin looks, and when it stops believing what it saw.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SchedulerOptions {
+    /// Distance of two polls of a worker and of the log, in milliseconds; jittered by a tenth.
+    ///
+    /// Default: 1000. Since 0.1.
+    pub poll_interval_ms: u64,
+    /// How long a poll may take, in milliseconds.
+    ///
+    /// Default: 2000. Since 0.1.
+    pub poll_timeout_ms: u64,
+    /// Silence after which a worker is suspect, in milliseconds: it still counts with its last report, and is
+    /// asked for nothing.
+    ///
+    /// Default: 5000. Since 0.1.
+    pub suspect_after_ms: u64,
+    /// Silence after which a worker is gone, in milliseconds: it no longer holds a trim, and its leaderships are
+    /// given away.
+    ///
+    /// Default: 15000. Since 0.1.
+    pub gone_after_ms: u64,
+    /// The oldest report a trim may rest on, in milliseconds. Must not be below `gone_after_ms`.
+    ///
+    /// Default: 30000. Since 0.1.
+    pub view_age_max_ms: u64,
+    /// Distance of two plans, in milliseconds; something that happened brings the next one forward.
+    ///
+    /// Default: 1000. Since 0.1.
+    pub tick_interval_ms: u64,
+    /// Whether partitions without a live leader get one.
+    ///
+    /// Default: true. Since 0.1.
+    pub assign_leaders: bool,
+}
+
+impl Default for SchedulerOptions {
+    fn default() -> Self {
+        SchedulerOptions {
+            poll_interval_ms: 1000,
+            poll_timeout_ms: 2000,
+            suspect_after_ms: 5000,
+            gone_after_ms: 15_000,
+            view_age_max_ms: 30_000,
+            tick_interval_ms: 1000,
+            assign_leaders: true,
+        }
+    }
+}
+
+impl SchedulerOptions {
+    /// Checks the values against each other.
+    ///
+    /// # Errors
+    /// All faults at once.
+    pub fn validate(&self) -> Result<(), Vec<PolicyFault>> {
+        let mut faults = Vec::new();
+        let mut check = |ok: bool, key, fault: &str| {
+            if !ok {
+                faults.push(PolicyFault::new(key, fault));
+            }
+        };
+        check(
+            self.poll_interval_ms > 0,
+            "scheduler.poll_interval_ms",
+            "is 0, expected 1 or more",
+        );
+        check(
+            self.poll_timeout_ms > 0,
+            "scheduler.poll_timeout_ms",
+            "is 0, expected 1 or more",
+        );
+        check(
+            self.tick_interval_ms > 0,
+            "scheduler.tick_interval_ms",
+            "is 0, expected 1 or more",
+        );
+        check(
+            self.suspect_after_ms > self.poll_interval_ms,
+            "scheduler.suspect_after_ms",
+            "is not above poll_interval_ms: every worker would be suspect between two polls",
+        );
+        check(
+            self.gone_after_ms > self.suspect_after_ms,
+            "scheduler.gone_after_ms",
+            "is not above suspect_after_ms",
+        );
+        check(
+            self.view_age_max_ms >= self.gone_after_ms,
+            "scheduler.view_age_max_ms",
+            "is below gone_after_ms: every suspect worker would hold all trims",
+        );
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
+
+    /// Returns the times by which the view is judged.
+    pub fn timing(&self) -> Timing {
+        Timing {
+            suspect_after: Duration::from_millis(self.suspect_after_ms),
+            gone_after: Duration::from_millis(self.gone_after_ms),
+            view_age_max: Duration::from_millis(self.view_age_max_ms),
+            settle: self.poll_interval() * 2 + self.poll_timeout().min(self.poll_interval()),
+        }
+    }
+
+    pub(crate) fn poll_interval(&self) -> Duration {
+        Duration::from_millis(self.poll_interval_ms)
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Duration {
+        Duration::from_millis(self.poll_timeout_ms)
+    }
+
+    pub(crate) fn tick_interval(&self) -> Duration {
+        Duration::from_millis(self.tick_interval_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_options_are_valid() {
+        assert_eq!(SchedulerOptions::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn a_view_that_is_stale_before_a_node_is_gone_is_refused() {
+        let options = SchedulerOptions {
+            view_age_max_ms: 1,
+            gone_after_ms: 2,
+            suspect_after_ms: 3,
+            poll_interval_ms: 1,
+            ..Default::default()
+        };
+        let keys: Vec<_> = options
+            .validate()
+            .unwrap_err()
+            .into_iter()
+            .map(|fault| fault.key)
+            .collect();
+        assert_eq!(keys, ["scheduler.gone_after_ms", "scheduler.view_age_max_ms"]);
+    }
+}

@@ -1,0 +1,362 @@
+//! What to do next, and for every partition why the rest is not done.
+
+use super::{
+    evidence,
+    leadership::{self, LeadershipDecision},
+    policy::Policy,
+    reason::{LeadershipCode, Reason, SnapshotCode},
+    snapshot::{self, Budget, SnapshotCommand, SnapshotDecision, SnapshotStep},
+    view::{ClusterView, ControlView, Liveness, Moment, PartitionView, TrimHint},
+};
+use snapshot_store::{
+    Entropy, Lsn, NodeId, PartitionId, SnapshotId,
+    core::{HoldReason, SnapshotTrust},
+    format::{PointerEntry, StickyReason, VerifyLevel},
+};
+use std::{collections::BTreeMap, time::Duration};
+
+/// How many verifications run at a time in the whole cluster: each reads a whole snapshot on some worker.
+pub const VERIFIES_MAX: usize = 4;
+/// How many trims run at a time.
+pub const TRIMS_MAX: usize = 8;
+/// Shortest distance of two looks at the same snapshots, so that a slowly advancing replica does not cause a
+/// certificate with every tick.
+pub const TRIM_SPACING: Duration = Duration::from_secs(5);
+/// Longest distance of two looks, so that a change nobody reported is found.
+pub const TRIM_RECHECK: Duration = Duration::from_secs(60);
+
+/// One thing to do. Leaves the executor nothing to choose, and can be repeated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Ask a worker for a snapshot.
+    CreateSnapshot(SnapshotCommand),
+    /// Let the leader append a record that changes nothing.
+    AppendNoop {
+        /// The partition.
+        partition: PartitionId,
+        /// Its leader.
+        node: NodeId,
+    },
+    /// Let a worker check a published snapshot.
+    Verify {
+        /// The partition.
+        partition: PartitionId,
+        /// The snapshot.
+        snapshot_id: SnapshotId,
+        /// Who checks it.
+        node: NodeId,
+        /// How thoroughly.
+        level: VerifyLevel,
+    },
+    /// Read everything afresh and trim as far as the rule then allows.
+    Trim {
+        /// The partition.
+        partition: PartitionId,
+        /// What made it worthwhile.
+        hint: TrimHint,
+    },
+    /// Ask a node to announce itself as leader.
+    Lead {
+        /// The partition.
+        partition: PartitionId,
+        /// The node.
+        node: NodeId,
+    },
+}
+
+impl Command {
+    /// Returns the partition it is for.
+    pub fn partition(&self) -> PartitionId {
+        match self {
+            Command::CreateSnapshot(command) => command.partition,
+            Command::AppendNoop { partition, .. }
+            | Command::Verify { partition, .. }
+            | Command::Trim { partition, .. }
+            | Command::Lead { partition, .. } => *partition,
+        }
+    }
+
+    /// Returns the word used in plan previews.
+    pub const fn action(&self) -> &'static str {
+        match self {
+            Command::CreateSnapshot(_) => "create-snapshot",
+            Command::AppendNoop { .. } => "append-noop",
+            Command::Verify { .. } => "verify",
+            Command::Trim { .. } => "trim",
+            Command::Lead { .. } => "lead",
+        }
+    }
+}
+
+/// The decisions about one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionPlan {
+    /// About a snapshot.
+    pub snapshot: SnapshotDecision,
+    /// About who leads.
+    pub leadership: LeadershipDecision,
+    /// What keeps the log from being looked at for trimming; `None` when nothing does.
+    pub trim_hold: Option<(HoldReason, String)>,
+    /// Sticky holds that the view newly justifies.
+    pub new_hold: Option<(StickyReason, String)>,
+}
+
+impl PartitionPlan {
+    /// Returns the snapshot decision in words.
+    pub fn snapshot_reason(&self) -> Reason {
+        let code = self.snapshot.code;
+        Reason {
+            code: code.as_str(),
+            detail: self.snapshot.detail.clone(),
+            remedy: code.remedy(),
+        }
+    }
+
+    /// Returns the leadership decision in words.
+    pub fn leadership_reason(&self) -> Reason {
+        let code: LeadershipCode = self.leadership.code;
+        Reason {
+            code: code.as_str(),
+            detail: self.leadership.detail.clone(),
+            remedy: code.remedy(),
+        }
+    }
+
+    /// Returns whether a snapshot is due and no non-leader could be asked.
+    pub fn followers_unavailable(&self) -> bool {
+        matches!(
+            self.snapshot.code,
+            SnapshotCode::FollowersBusy | SnapshotCode::FollowersBehind
+        )
+    }
+}
+
+/// What to do next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// What to do.
+    pub commands: Vec<Command>,
+    /// Why, for every partition.
+    pub partitions: BTreeMap<PartitionId, PartitionPlan>,
+}
+
+/// Decides what to do next. Changes nothing: equal arguments (and an equally seeded `entropy`) give equal plans.
+pub fn plan(view: &ClusterView, policy: &Policy, now: Moment, entropy: &Entropy) -> Plan {
+    let mut plan = Plan::default();
+    let mut budget = Budget::new(view, policy);
+    let mut counts = leadership::leaderships(view, now);
+    let running = |count: fn(&PartitionView) -> bool| view.partitions.values().filter(|p| count(p)).count();
+    let mut verifies_left = VERIFIES_MAX.saturating_sub(running(|p| p.verifying.is_some()));
+    let mut trims_left = TRIMS_MAX.saturating_sub(running(|p| p.trim.running));
+
+    // The partition with the most to replay comes first; with equal ones, the lower number.
+    let mut order: Vec<(&PartitionId, &PartitionView)> = view.partitions.iter().collect();
+    order.sort_by_key(|(_, partition)| std::cmp::Reverse(snapshot::records_due(view, partition, now)));
+
+    for (&id, partition) in order {
+        let snapshot = snapshot::decide_snapshot(view, id, policy, now, &mut budget, entropy, None);
+        match &snapshot.step {
+            SnapshotStep::Order(command) => plan.commands.push(Command::CreateSnapshot(command.clone())),
+            SnapshotStep::AppendNoop { node } if !policy.dry_run => {
+                plan.commands.push(Command::AppendNoop {
+                    partition: id,
+                    node: node.clone(),
+                });
+            }
+            SnapshotStep::AppendNoop { .. } | SnapshotStep::Wait => {}
+        }
+        let leadership = leadership::decide_leadership(view, id, now, &mut counts, entropy);
+        if let Some(node) = &leadership.node {
+            plan.commands.push(Command::Lead {
+                partition: id,
+                node: node.clone(),
+            });
+        }
+        if verifies_left > 0
+            && let Some(command) = verification(view, id, partition, policy, now, entropy)
+        {
+            verifies_left -= 1;
+            plan.commands.push(command);
+        }
+        let trim_hold = local_hold(view, id, partition, now);
+        if trims_left > 0 && trim_hold.is_none() && !partition.trim.running {
+            let hint = trim_hint(view, partition, policy, now);
+            if worth_a_look(partition, &hint, now) {
+                trims_left -= 1;
+                plan.commands.push(Command::Trim { partition: id, hint });
+            }
+        }
+        let new_hold = snapshot::new_chain_mismatch(view, partition, now)
+            .map(|detail| (StickyReason::ChainMismatch, detail));
+        plan.partitions.insert(
+            id,
+            PartitionPlan {
+                snapshot,
+                leadership,
+                trim_hold,
+                new_hold,
+            },
+        );
+    }
+    plan
+}
+
+/// Returns why the log is not even looked at: reasons that need no request to the store.
+pub fn local_hold(
+    view: &ClusterView,
+    id: PartitionId,
+    partition: &PartitionView,
+    now: Moment,
+) -> Option<(HoldReason, String)> {
+    match &view.control {
+        ControlView::Unread => {
+            return Some((
+                HoldReason::ControlUnreadable,
+                "control.json was not read yet".to_owned(),
+            ));
+        }
+        ControlView::Unreadable(detail) => return Some((HoldReason::ControlUnreadable, detail.clone())),
+        ControlView::Known(control) => {
+            if let Some(pause) = control.pause_of(id) {
+                let detail = format!("{} paused by {}: {}", pause.scope, pause.by, pause.reason);
+                return Some((HoldReason::Paused, detail));
+            }
+        }
+    }
+    if let Some(hold) = evidence_hold(partition) {
+        return Some(hold);
+    }
+    evidence::view_hold(view, partition, now)
+}
+
+/// Returns the sticky hold that keeps evidence. Damage is not among them: the trim protocol itself looks for the
+/// proof of its repair.
+pub fn evidence_hold(partition: &PartitionView) -> Option<(HoldReason, String)> {
+    [
+        (StickyReason::LogRegressed, HoldReason::LogRegressed),
+        (StickyReason::ChainMismatch, HoldReason::ChainMismatch),
+    ]
+    .into_iter()
+    .find_map(|(sticky, hold)| Some((hold, partition.holds.get(&sticky)?.clone())))
+}
+
+/// Returns the newest snapshots that a trim would rest on.
+fn restorable<'a>(partition: &'a PartitionView, policy: &Policy) -> Vec<&'a PointerEntry> {
+    let wanted = policy.restorable_snapshots_min.max(1) as usize;
+    partition.entries().into_iter().take(wanted).collect()
+}
+
+/// Returns the next check of a restorable snapshot that is needed before a trim may rest on it.
+fn verification(
+    view: &ClusterView,
+    id: PartitionId,
+    partition: &PartitionView,
+    policy: &Policy,
+    now: Moment,
+    entropy: &Entropy,
+) -> Option<Command> {
+    let paused = !matches!(&view.control, ControlView::Known(control) if control.pause_of(id).is_none());
+    if partition.verifying.is_some() || paused {
+        return None;
+    }
+    let (entry, level) = restorable(partition, policy).into_iter().find_map(|entry| {
+        // What a worker reports as damaged is looked at in full, whatever the policy.
+        if partition.suspected.contains(&entry.snapshot_id) {
+            return Some((entry, policy.verify_before_trim.max(VerifyLevel::Content)));
+        }
+        let wanted = policy.verify_before_trim;
+        let settled = match partition.trust.get(&entry.snapshot_id) {
+            Some(SnapshotTrust::Verified(level)) => *level >= wanted,
+            Some(SnapshotTrust::Damaged) => true,
+            // Presence is checked by the admin itself, right before each trim.
+            None => wanted == VerifyLevel::Presence,
+        };
+        (!settled).then_some((entry, wanted))
+    })?;
+    let askable = |node: &&NodeId| {
+        view.liveness(node, now) == Liveness::Live
+            && partition
+                .verify_backoff
+                .get(*node)
+                .is_none_or(|not_before| now >= *not_before)
+    };
+    let others: Vec<&NodeId> = partition
+        .expected
+        .iter()
+        .filter(|node| **node != entry.node)
+        .filter(askable)
+        .collect();
+    let node = match entropy.below(others.len()) {
+        Some(index) => others[index],
+        None => partition
+            .expected
+            .iter()
+            .filter(askable)
+            .find(|node| **node == entry.node)?,
+    };
+    Some(Command::Verify {
+        partition: id,
+        snapshot_id: entry.snapshot_id,
+        node: node.clone(),
+        level,
+    })
+}
+
+/// Returns how far the cached values would allow a trim. Only a hint for when to look.
+pub fn trim_hint(view: &ClusterView, partition: &PartitionView, policy: &Policy, now: Moment) -> TrimHint {
+    let restorable = restorable(partition, policy);
+    let enough = restorable.len() >= policy.restorable_snapshots_min.max(1) as usize;
+    let guard_lsn = restorable.iter().map(|entry| entry.lsn).min().filter(|_| enough);
+    let needed = view
+        .replica_needs(partition, now)
+        .into_iter()
+        .filter_map(|replica| replica.needed_lsn)
+        .filter(|needed| {
+            guard_lsn.is_none_or(|guard| guard.records_since(*needed) <= policy.held_records_max)
+        })
+        .min();
+    let last = partition
+        .log
+        .map(|log| log.facts.tail.prev().minus(policy.retain_records));
+    let up_to = [guard_lsn, needed.or(guard_lsn), last]
+        .into_iter()
+        .flatten()
+        .min()
+        .filter(|_| enough);
+    let trusted = |entry: &&&PointerEntry| match partition.trust.get(&entry.snapshot_id) {
+        Some(SnapshotTrust::Verified(level)) => *level >= policy.verify_before_trim,
+        Some(SnapshotTrust::Damaged) | None => false,
+    };
+    TrimHint {
+        write_id: partition.pointer().map(|pointer| pointer.write_id),
+        verified: restorable.iter().filter(trusted).count(),
+        damaged: restorable
+            .iter()
+            .filter(|entry| partition.is_damaged(entry.snapshot_id))
+            .count(),
+        guard_lsn,
+        up_to: up_to.unwrap_or(Lsn::ZERO),
+        holds: partition.holds.len(),
+    }
+}
+
+/// Returns whether reading everything afresh may lead to another answer than last time.
+fn worth_a_look(partition: &PartitionView, hint: &TrimHint, now: Moment) -> bool {
+    let memory = &partition.trim;
+    if now < memory.not_before {
+        return false;
+    }
+    let Some((looked_at, last)) = &memory.looked else {
+        return true;
+    };
+    let snapshots_changed = (hint.write_id, hint.verified, hint.damaged, hint.holds)
+        != (last.write_id, last.verified, last.damaged, last.holds);
+    let trim_point = partition.log.map_or(Lsn::ZERO, |log| log.facts.trim_point);
+    let reaches_guard =
+        hint.guard_lsn == Some(hint.up_to) && last.up_to < hint.up_to && hint.up_to > trim_point;
+    let silence = now.since(*looked_at);
+    snapshots_changed
+        || reaches_guard
+        || (hint.up_to > trim_point && silence >= TRIM_SPACING)
+        || silence >= TRIM_RECHECK
+}

@@ -1,0 +1,174 @@
+//! Why the admin did, or did not do, something: the words shared by status, metrics and the operator guide.
+
+use snapshot_store::{Lsn, core::HoldReason};
+use std::fmt;
+
+macro_rules! words {
+    ($(#[$outer:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $label:literal, $remedy:literal;)* }) => {
+        $(#[$outer])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name { $($(#[$doc])* $variant,)* }
+
+        impl $name {
+            /// Every value.
+            pub const ALL: &[$name] = &[$($name::$variant,)*];
+
+            /// Returns the word used in status, metrics and JSON.
+            pub const fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $label,)* }
+            }
+
+            /// Returns one sentence that says what to do; empty when nothing is to be done.
+            pub const fn remedy(self) -> &'static str {
+                match self { $($name::$variant => $remedy,)* }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+words! {
+    /// Why a snapshot was asked for.
+    SnapshotCause {
+        /// Enough records since the latest one.
+        Records = "records", "";
+        /// Enough bytes since the latest one.
+        Bytes = "bytes", "";
+        /// A restorable snapshot is damaged.
+        Repair = "repair", "";
+        /// The log was trimmed and the pointer is gone.
+        PointerMissing = "pointer-missing", "";
+        /// An operator asked.
+        Manual = "manual", "";
+    }
+}
+
+words! {
+    /// What became of the question whether a partition needs a snapshot.
+    SnapshotCode {
+        /// One is asked for now.
+        Ordered = "ordered", "";
+        /// Too little was appended since the latest one.
+        NotDue = "not-due", "";
+        /// One is being made.
+        Running = "running", "";
+        /// An operator paused the partition or the cluster.
+        Paused = "paused", "`tidemark resume` when ready";
+        /// The control state cannot be read, so a pause may be in force.
+        ControlUnreadable = "control-unreadable", "restore admin/control.json or access to it";
+        /// A sticky hold keeps the evidence as it is.
+        Held = "held", "see the trim hold of the partition and its runbook";
+        /// The pointer was not read yet.
+        ArchiveUnknown = "archive-unknown", "";
+        /// The pointer cannot be read or is not ours.
+        ArchiveUnreadable = "archive-unreadable", "look at the object the message names";
+        /// The log has not answered yet, or does not exist.
+        LogUnavailable = "log-unavailable", "start the log server or check its address";
+        /// The snapshots are not of the log's incarnation or an older one.
+        IncarnationMismatch = "incarnation-mismatch", "check the log's address and data folder";
+        /// No replica is live and active.
+        NoLiveReplica = "no-live-replica", "start the workers that host the partition";
+        /// The reports do not show a fresh non-leader yet.
+        FollowersBehind = "followers-behind", "";
+        /// All fresh non-leaders are busy or failing; the leader is asked if that lasts.
+        FollowersBusy = "followers-busy", "";
+        /// Not even the leader can be asked now.
+        NoCandidate = "no-candidate", "see the errors of the nodes that host the partition";
+        /// The cluster makes as many snapshots as it may.
+        ClusterBusy = "cluster-busy", "";
+        /// A record must be appended first, so that the next snapshot is above the damaged one.
+        NeedsRecord = "needs-record", "";
+        /// The admin only shows what it would do.
+        DryRun = "dry-run", "set `dry_run = false` to let it act";
+    }
+}
+
+words! {
+    /// What became of the question who leads a partition.
+    LeadershipCode {
+        /// The leader is live.
+        Led = "led", "";
+        /// A node is asked to lead now.
+        Assigned = "assigned", "";
+        /// A node was asked a moment ago.
+        Waiting = "waiting", "";
+        /// Assignment is a host's business here.
+        Off = "off", "";
+        /// The admin has not heard from all expected workers since it started.
+        ViewWarming = "view-warming", "";
+        /// The log lost records: nobody may lead.
+        Held = "held", "see the trim hold of the partition and its runbook";
+        /// No replica is live and active.
+        NoCandidate = "no-candidate", "start the workers that host the partition";
+    }
+}
+
+/// A decision in words, with the values it was made on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// A stable word.
+    pub code: &'static str,
+    /// What was seen.
+    pub detail: String,
+    /// What to do about it; empty when nothing is to be done.
+    pub remedy: &'static str,
+}
+
+/// What trimming a partition came to last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TrimStatus {
+    /// It was not looked at yet.
+    Pending,
+    /// The log is left alone.
+    Held {
+        /// Why.
+        reason: HoldReason,
+        /// What was seen.
+        detail: String,
+    },
+    /// The log was trimmed.
+    Trimmed {
+        /// Trim point now in force.
+        trim_point: Lsn,
+        /// What was binding.
+        detail: String,
+    },
+    /// A step failed after the decision; it is tried again.
+    Failed {
+        /// What happened.
+        detail: String,
+    },
+}
+
+impl TrimStatus {
+    /// Returns the decision in words.
+    pub fn reason(&self) -> Reason {
+        match self {
+            TrimStatus::Pending => Reason {
+                code: "pending",
+                detail: String::new(),
+                remedy: "",
+            },
+            TrimStatus::Held { reason, detail } => Reason {
+                code: reason.as_str(),
+                detail: detail.clone(),
+                remedy: reason.remedy(),
+            },
+            TrimStatus::Trimmed { detail, .. } => Reason {
+                code: "trimmed",
+                detail: detail.clone(),
+                remedy: "",
+            },
+            TrimStatus::Failed { detail } => Reason {
+                code: "failed",
+                detail: detail.clone(),
+                remedy: "it is tried again; check the log server and the store if it lasts",
+            },
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! When a partition needs a snapshot, and who is asked.
+//!
+//! ```text
+//! due      = applied - archived LSN >= snapshot_after_records, or log bytes - bytes at it >= snapshot_after_bytes
+//! min_lsn  = max(freshest - lag_records_max, latest + 1)
+//! asked    = uniform(live, active, applied >= min_lsn, lowest state machine version, free, not in backoff)
+//!            out of the non-leaders; the leader only when there is none, or none could be asked for long enough
+//! ```
+
+use super::{
+    candidate::Choice,
+    evidence,
+    policy::Policy,
+    reason::{SnapshotCause, SnapshotCode},
+    view::{
+        ArchiveView, ClusterView, ControlView, Liveness, Moment, PartitionView, ReplicaReport, ReplicaState,
+    },
+};
+use snapshot_store::{
+    Entropy, Incarnation, Lineage, Lsn, NodeId, PartitionId, SnapshotId, format::StickyReason,
+};
+use std::collections::BTreeMap;
+
+/// An order for a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotCommand {
+    /// The partition.
+    pub partition: PartitionId,
+    /// The log it must cover.
+    pub incarnation: Incarnation,
+    /// Who is asked.
+    pub node: NodeId,
+    /// Whether that is the leader.
+    pub from_leader: bool,
+    /// The LSN it must hold at least.
+    pub min_lsn: Lsn,
+    /// Snapshots that count as if they were not there.
+    pub distrusted: Vec<SnapshotId>,
+    /// Why.
+    pub cause: SnapshotCause,
+}
+
+/// What is to be done for a snapshot of one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SnapshotStep {
+    /// Ask a worker.
+    Order(SnapshotCommand),
+    /// Let the leader append a record first.
+    AppendNoop {
+        /// The leader.
+        node: NodeId,
+    },
+    /// Nothing.
+    Wait,
+}
+
+/// The answer for one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotDecision {
+    /// What to do.
+    pub step: SnapshotStep,
+    /// Why.
+    pub code: SnapshotCode,
+    /// The values it rests on.
+    pub detail: String,
+}
+
+/// What an operator's request changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Demand {
+    /// Lower bound of the LSN.
+    pub min_lsn: Lsn,
+    /// Ask this node, whatever its role.
+    pub node: Option<NodeId>,
+}
+
+/// How many more snapshots may be started.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    cluster_left: usize,
+    node_left: BTreeMap<NodeId, usize>,
+}
+
+impl Budget {
+    /// Returns what the orders in `view` leave of the limits.
+    pub fn new(view: &ClusterView, policy: &Policy) -> Self {
+        let mut running: BTreeMap<&NodeId, usize> = BTreeMap::new();
+        for order in view
+            .partitions
+            .values()
+            .filter_map(|partition| partition.order.as_ref())
+        {
+            *running.entry(&order.node).or_default() += 1;
+        }
+        let total: usize = running.values().sum();
+        let node_left = view
+            .nodes
+            .iter()
+            .map(|(name, node)| {
+                let own_limit = if node.exports_max == 0 {
+                    u32::MAX
+                } else {
+                    node.exports_max
+                };
+                let limit = policy.snapshots_per_node_max.min(own_limit) as usize;
+                let ordered = running.get(name).copied().unwrap_or(0);
+                (
+                    name.clone(),
+                    limit.saturating_sub(ordered.max(node.exports_running as usize)),
+                )
+            })
+            .collect();
+        Budget {
+            cluster_left: (policy.snapshots_max as usize).saturating_sub(total),
+            node_left,
+        }
+    }
+
+    pub(super) fn has_room_on(&self, node: &NodeId) -> bool {
+        self.node_left.get(node).is_some_and(|left| *left > 0)
+    }
+
+    fn take(&mut self, node: &NodeId) {
+        self.cluster_left = self.cluster_left.saturating_sub(1);
+        if let Some(left) = self.node_left.get_mut(node) {
+            *left = left.saturating_sub(1);
+        }
+    }
+}
+
+/// Returns how many records the freshest live replica is ahead of the latest trusted snapshot: the order in which
+/// partitions are served when not all can be.
+pub(super) fn records_due(view: &ClusterView, partition: &PartitionView, now: Moment) -> u64 {
+    let freshest = usable(view, partition, now)
+        .filter_map(|(_, report, _)| report.applied_lsn)
+        .max();
+    let archived = partition.archived().map_or(Lsn::ZERO, |entry| entry.lsn);
+    freshest.map_or(0, |freshest| freshest.records_since(archived))
+}
+
+/// Returns the live and suspect replicas that are active on the log's own incarnation.
+pub(super) fn usable<'a>(
+    view: &'a ClusterView,
+    partition: &'a PartitionView,
+    now: Moment,
+) -> impl Iterator<Item = (&'a NodeId, &'a ReplicaReport, Liveness)> {
+    let incarnation = partition.log.map(|log| log.facts.incarnation);
+    view.counted_replicas(partition, now)
+        .filter(move |(_, report, _)| {
+            report.state == ReplicaState::Active && incarnation.is_some() && report.incarnation == incarnation
+        })
+}
+
+/// What speaks against any snapshot of the partition, whatever the policy.
+fn obstacle(
+    view: &ClusterView,
+    id: PartitionId,
+    partition: &PartitionView,
+) -> Option<(SnapshotCode, String)> {
+    match &view.control {
+        ControlView::Unread => {
+            return Some((
+                SnapshotCode::ControlUnreadable,
+                "control.json was not read yet".to_owned(),
+            ));
+        }
+        ControlView::Unreadable(detail) => return Some((SnapshotCode::ControlUnreadable, detail.clone())),
+        ControlView::Known(control) => {
+            if let Some(pause) = control.pause_of(id) {
+                let detail = format!(
+                    "{} paused by {} at {}: {}",
+                    pause.scope, pause.by, pause.at, pause.reason
+                );
+                return Some((SnapshotCode::Paused, detail));
+            }
+        }
+    }
+    for reason in [StickyReason::LogRegressed, StickyReason::ChainMismatch] {
+        if let Some(detail) = partition.holds.get(&reason) {
+            return Some((SnapshotCode::Held, detail.clone()));
+        }
+    }
+    if let Some(order) = &partition.order {
+        return Some((
+            SnapshotCode::Running,
+            format!("request {} on {}", order.request_id, order.node),
+        ));
+    }
+    match &partition.archive {
+        ArchiveView::Unread => {
+            return Some((
+                SnapshotCode::ArchiveUnknown,
+                "latest.json is to be read first".to_owned(),
+            ));
+        }
+        ArchiveView::Unreadable { detail, .. } => {
+            return Some((SnapshotCode::ArchiveUnreadable, detail.clone()));
+        }
+        ArchiveView::Known(_) if partition.archive_stale => {
+            return Some((
+                SnapshotCode::ArchiveUnknown,
+                "a newer latest.json is to be read first".to_owned(),
+            ));
+        }
+        ArchiveView::Known(_) => {}
+    }
+    let Some(log) = &partition.log else {
+        let detail = partition
+            .log_error
+            .clone()
+            .unwrap_or_else(|| "the log has not answered yet".to_owned());
+        return Some((SnapshotCode::LogUnavailable, detail));
+    };
+    let pointer = partition.pointer()?;
+    if pointer.cluster.fingerprint != view.fingerprint || pointer.partition != id {
+        let detail = format!("latest.json belongs to {}", pointer.cluster);
+        return Some((SnapshotCode::ArchiveUnreadable, detail));
+    }
+    pointer.snapshots.iter().find_map(
+        |entry| match entry.incarnation.compared_to(&log.facts.incarnation) {
+            Lineage::Same | Lineage::Older => None,
+            Lineage::Newer | Lineage::Conflict => Some((
+                SnapshotCode::IncarnationMismatch,
+                format!(
+                    "a snapshot is of incarnation {}, the log of {}",
+                    entry.incarnation, log.facts.incarnation
+                ),
+            )),
+        },
+    )
+}
+
+/// Says why a snapshot is due, or that none is.
+fn due(
+    partition: &PartitionView,
+    policy: &Policy,
+    freshest: Lsn,
+    log_bytes: Option<u64>,
+) -> Result<(SnapshotCause, String), String> {
+    let Some(log) = &partition.log else {
+        return Err("the log has not answered yet".to_owned());
+    };
+    let entries = partition.entries();
+    let wanted = policy.restorable_snapshots_min.max(1) as usize;
+    if let Some(damaged) = entries
+        .iter()
+        .take(wanted)
+        .find(|entry| partition.is_damaged(entry.snapshot_id))
+    {
+        let detail = format!("snapshot {} at {} is damaged", damaged.snapshot_id, damaged.lsn);
+        return Ok((SnapshotCause::Repair, detail));
+    }
+    if partition.pointer().is_none() && log.facts.trim_point > Lsn::ZERO {
+        let detail = format!(
+            "latest.json is missing and the log is trimmed to {}",
+            log.facts.trim_point
+        );
+        return Ok((SnapshotCause::PointerMissing, detail));
+    }
+    // A log that continues another one begins at its trim point; nothing below is new.
+    let (since, bytes_then) = match partition.archived() {
+        Some(entry) => (entry.lsn, Some(entry.log_bytes)),
+        None if log.facts.trim_point == Lsn::ZERO => (Lsn::ZERO, Some(0)),
+        None => (log.facts.trim_point, None),
+    };
+    let records = freshest.records_since(since);
+    let bytes = log_bytes
+        .zip(bytes_then)
+        .map(|(now, then)| now.saturating_sub(then));
+    let detail = format!(
+        "{records} of {} records and {} of {} bytes since LSN {since}",
+        policy.snapshot_after_records,
+        bytes.map_or_else(|| "unknown".to_owned(), |bytes| bytes.to_string()),
+        policy.snapshot_after_bytes,
+    );
+    if policy.snapshot_after_records > 0 && records >= policy.snapshot_after_records {
+        return Ok((SnapshotCause::Records, detail));
+    }
+    let bytes_due = bytes.is_some_and(|bytes| bytes >= policy.snapshot_after_bytes);
+    if policy.snapshot_after_bytes > 0 && bytes_due && records > 0 {
+        return Ok((SnapshotCause::Bytes, detail));
+    }
+    Err(detail)
+}
+
+/// Decides about a snapshot of one partition. `demand` is an operator's request; it overrides the thresholds and
+/// the limits, never what is unsafe.
+pub fn decide_snapshot(
+    view: &ClusterView,
+    id: PartitionId,
+    policy: &Policy,
+    now: Moment,
+    budget: &mut Budget,
+    entropy: &Entropy,
+    demand: Option<&Demand>,
+) -> SnapshotDecision {
+    let wait = |code, detail: String| SnapshotDecision {
+        step: SnapshotStep::Wait,
+        code,
+        detail,
+    };
+    let Some(partition) = view.partitions.get(&id) else {
+        return wait(
+            SnapshotCode::NoLiveReplica,
+            "there is no such partition".to_owned(),
+        );
+    };
+    if let Some((code, detail)) = obstacle(view, id, partition) {
+        return wait(code, detail);
+    }
+    let Some(freshest) = usable(view, partition, now)
+        .filter_map(|(_, report, _)| report.applied_lsn)
+        .max()
+    else {
+        let detail = format!(
+            "none of {} expected replicas is live and active",
+            partition.expected.len()
+        );
+        return wait(SnapshotCode::NoLiveReplica, detail);
+    };
+    if partition
+        .replicas
+        .iter()
+        .any(|(node, report)| report.exporting && view.liveness(node, now).counts())
+    {
+        return wait(SnapshotCode::Running, "a worker is making one".to_owned());
+    }
+    let log_bytes = usable(view, partition, now)
+        .filter_map(|(_, report, _)| report.log_bytes)
+        .max();
+    let (cause, why) = match (demand, due(partition, policy, freshest, log_bytes)) {
+        (_, Ok((cause @ SnapshotCause::Repair, why))) => (cause, why),
+        (Some(_), Ok((_, why)) | Err(why)) => (SnapshotCause::Manual, why),
+        (None, Ok((cause, why))) => (cause, why),
+        (None, Err(why)) => return wait(SnapshotCode::NotDue, why),
+    };
+    if policy.dry_run && demand.is_none() {
+        return wait(SnapshotCode::DryRun, why);
+    }
+
+    // The pointer must grow strictly even when what it names is not trusted.
+    let latest = partition.entries().first().map(|entry| entry.lsn);
+    let floor = latest
+        .map_or(Lsn::FIRST, Lsn::next)
+        .max(demand.map_or(Lsn::ZERO, |demand| demand.min_lsn));
+    let trim_point = partition.log.map_or(Lsn::ZERO, |log| log.facts.trim_point);
+    let min_lsn = freshest.minus(policy.lag_records_max).max(floor).max(trim_point);
+    if freshest < floor {
+        return needs_record(view, partition, now, cause, floor);
+    }
+    if budget.cluster_left == 0 && demand.is_none() {
+        let detail = format!("{} snapshots are being made", policy.snapshots_max);
+        return wait(SnapshotCode::ClusterBusy, detail);
+    }
+    let choice = Choice {
+        view,
+        partition,
+        policy,
+        now,
+        budget,
+        demand,
+        min_lsn,
+    };
+    match choice.candidate(entropy) {
+        Err((code, detail)) => wait(code, format!("{why}; {detail}")),
+        Ok((node, from_leader)) => {
+            budget.take(&node);
+            let distrusted = partition
+                .entries()
+                .iter()
+                .map(|entry| entry.snapshot_id)
+                .filter(|snapshot| partition.is_damaged(*snapshot))
+                .collect();
+            let incarnation = partition.log.map(|log| log.facts.incarnation);
+            let Some(incarnation) = incarnation else {
+                return wait(
+                    SnapshotCode::LogUnavailable,
+                    "the log has not answered yet".to_owned(),
+                );
+            };
+            let detail = format!("{why}; {node} is asked for LSN {min_lsn} or above");
+            let command = SnapshotCommand {
+                partition: id,
+                incarnation,
+                node,
+                from_leader,
+                min_lsn,
+                distrusted,
+                cause,
+            };
+            SnapshotDecision {
+                step: SnapshotStep::Order(command),
+                code: SnapshotCode::Ordered,
+                detail,
+            }
+        }
+    }
+}
+
+/// A new snapshot would not be above the latest one: a record must be appended first.
+fn needs_record(
+    view: &ClusterView,
+    partition: &PartitionView,
+    now: Moment,
+    cause: SnapshotCause,
+    floor: Lsn,
+) -> SnapshotDecision {
+    let leader = view.leader(partition, now).map(|leader| leader.node);
+    let live = leader.filter(|node| view.liveness(node, now) == Liveness::Live);
+    let step = match live {
+        Some(node) if cause == SnapshotCause::Repair && now >= partition.noop_not_before => {
+            SnapshotStep::AppendNoop { node }
+        }
+        _ => SnapshotStep::Wait,
+    };
+    let detail = format!("nothing at LSN {floor} or above is applied yet");
+    SnapshotDecision {
+        step,
+        code: SnapshotCode::NeedsRecord,
+        detail,
+    }
+}
+
+/// Returns why the evidence in the view forbids trusting the replicas of the partition.
+pub(super) fn new_chain_mismatch(
+    view: &ClusterView,
+    partition: &PartitionView,
+    now: Moment,
+) -> Option<String> {
+    if partition.holds.contains_key(&StickyReason::ChainMismatch) {
+        return None;
+    }
+    evidence::chain_mismatch(view, partition, now)
+}

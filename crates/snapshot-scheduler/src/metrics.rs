@@ -1,0 +1,383 @@
+//! Metrics of the admin. All are described here; label values come from enums.
+
+use crate::core::{Liveness, SnapshotCause};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use snapshot_proto::v1::DeclineReason;
+use snapshot_store::core::HoldReason;
+use std::time::Duration;
+
+/// Per-partition series are exported for at most this many partitions; with more, only the maxima are.
+pub const PARTITION_SERIES_MAX: usize = 1000;
+
+const REQUESTED: &str = "tidemark_admin_snapshots_requested_total";
+const OUTCOMES: &str = "tidemark_admin_snapshot_outcomes_total";
+const DECLINES: &str = "tidemark_admin_declines_total";
+const TRIMS: &str = "tidemark_admin_trims_total";
+const TRIMMED: &str = "tidemark_admin_trimmed_records_total";
+const HOLDS: &str = "tidemark_admin_holds_total";
+const POLLS: &str = "tidemark_admin_polls_total";
+const VERIFIES: &str = "tidemark_admin_verifications_total";
+const LEADS: &str = "tidemark_admin_leaderships_assigned_total";
+const DELETED: &str = "tidemark_admin_pruned_bytes_total";
+const TICK_SECONDS: &str = "tidemark_admin_tick_seconds";
+const NODES: &str = "tidemark_admin_nodes";
+const PAUSED: &str = "tidemark_admin_paused_scopes";
+const HOLD: &str = "tidemark_admin_partition_hold";
+const HOLD_AGE: &str = "tidemark_admin_hold_age_seconds";
+const HELD_BYTES: &str = "tidemark_admin_log_held_bytes";
+const ARCHIVED: &str = "tidemark_admin_archived_lsn";
+const GUARD: &str = "tidemark_admin_guard_lsn";
+const TRIM_POINT: &str = "tidemark_admin_trim_point_lsn";
+const TAIL: &str = "tidemark_admin_tail_lsn";
+const HOLD_AGE_MAX: &str = "tidemark_admin_hold_age_max_seconds";
+const HELD_BYTES_MAX: &str = "tidemark_admin_log_held_max_bytes";
+const ARCHIVE_LAG_MAX: &str = "tidemark_admin_archive_lag_max_records";
+
+/// How a snapshot that was asked for ended.
+const OUTCOME_WORDS: [&str; 4] = ["published", "declined", "failed", "unreachable"];
+const DECLINE_REASONS: [DeclineReason; 8] = [
+    DeclineReason::Unspecified,
+    DeclineReason::UnknownPartition,
+    DeclineReason::Behind,
+    DeclineReason::Running,
+    DeclineReason::NotActive,
+    DeclineReason::Covered,
+    DeclineReason::Busy,
+    DeclineReason::Stopping,
+];
+
+/// Describes every metric, and brings counters that are counted by reason to zero so that a rate can be computed
+/// from the first event on. Called once, after the recorder is installed.
+pub fn describe() {
+    describe_counter!(REQUESTED, Unit::Count, "Snapshots asked for, by cause.");
+    describe_counter!(
+        OUTCOMES,
+        Unit::Count,
+        "Snapshots asked for that ended, by outcome."
+    );
+    describe_counter!(
+        DECLINES,
+        Unit::Count,
+        "Snapshots that workers declined, by reason."
+    );
+    describe_counter!(TRIMS, Unit::Count, "Trims of logs, by outcome.");
+    describe_counter!(TRIMMED, Unit::Count, "Log records trimmed.");
+    describe_counter!(
+        HOLDS,
+        Unit::Count,
+        "Times a partition's log began to be held, by reason."
+    );
+    describe_counter!(POLLS, Unit::Count, "Polls of workers, by outcome.");
+    describe_counter!(
+        VERIFIES,
+        Unit::Count,
+        "Checks of snapshots by workers, by outcome."
+    );
+    describe_counter!(LEADS, Unit::Count, "Leaderships assigned, by outcome.");
+    describe_counter!(DELETED, Unit::Bytes, "Bytes of snapshots deleted after trims.");
+    describe_histogram!(TICK_SECONDS, Unit::Seconds, "Time taken to plan.");
+    describe_gauge!(NODES, Unit::Count, "Configured workers, by liveness.");
+    describe_gauge!(PAUSED, Unit::Count, "Pauses in force.");
+    describe_gauge!(
+        HOLD,
+        Unit::Count,
+        "1 for the reason a partition's log is held for now."
+    );
+    describe_gauge!(
+        HOLD_AGE,
+        Unit::Seconds,
+        "How long a partition's log has been held for its present reason."
+    );
+    describe_gauge!(HELD_BYTES, Unit::Bytes, "Bytes of records in a partition's log.");
+    describe_gauge!(
+        ARCHIVED,
+        Unit::Count,
+        "LSN of the newest published, trusted snapshot."
+    );
+    describe_gauge!(
+        GUARD,
+        Unit::Count,
+        "Lowest LSN among the restorable snapshots, all verified."
+    );
+    describe_gauge!(
+        TRIM_POINT,
+        Unit::Count,
+        "Highest LSN trimmed from a partition's log."
+    );
+    describe_gauge!(TAIL, Unit::Count, "First unwritten LSN of a partition's log.");
+    describe_gauge!(
+        HOLD_AGE_MAX,
+        Unit::Seconds,
+        "Longest hold of any partition that is not merely idle."
+    );
+    describe_gauge!(
+        HELD_BYTES_MAX,
+        Unit::Bytes,
+        "Bytes of records in the largest log."
+    );
+    describe_gauge!(
+        ARCHIVE_LAG_MAX,
+        Unit::Count,
+        "Most records of any log above its archived LSN."
+    );
+
+    for cause in SnapshotCause::ALL {
+        counter!(REQUESTED, "cause" => cause.as_str()).absolute(0);
+    }
+    for outcome in OUTCOME_WORDS {
+        counter!(OUTCOMES, "outcome" => outcome).absolute(0);
+    }
+    for reason in DECLINE_REASONS {
+        counter!(DECLINES, "reason" => crate::wire::decline_word(reason)).absolute(0);
+    }
+    for outcome in ["trimmed", "failed"] {
+        counter!(TRIMS, "outcome" => outcome).absolute(0);
+    }
+    for reason in HoldReason::ALL {
+        counter!(HOLDS, "reason" => reason.as_str()).absolute(0);
+    }
+    for outcome in ["answered", "failed"] {
+        counter!(POLLS, "outcome" => outcome).absolute(0);
+        counter!(LEADS, "outcome" => outcome).absolute(0);
+    }
+    for outcome in ["ok", "damaged", "failed"] {
+        counter!(VERIFIES, "outcome" => outcome).absolute(0);
+    }
+    counter!(TRIMMED).absolute(0);
+    counter!(DELETED).absolute(0);
+}
+
+pub(crate) fn snapshot_requested(cause: SnapshotCause) {
+    counter!(REQUESTED, "cause" => cause.as_str()).increment(1);
+}
+
+pub(crate) fn snapshot_outcome(outcome: &'static str) {
+    debug_assert!(OUTCOME_WORDS.contains(&outcome), "outcomes are a closed list");
+    counter!(OUTCOMES, "outcome" => outcome).increment(1);
+}
+
+pub(crate) fn declined(reason: DeclineReason) {
+    counter!(DECLINES, "reason" => crate::wire::decline_word(reason)).increment(1);
+}
+
+pub(crate) fn trimmed(records: u64) {
+    counter!(TRIMS, "outcome" => "trimmed").increment(1);
+    counter!(TRIMMED).increment(records);
+}
+
+pub(crate) fn trim_failed() {
+    counter!(TRIMS, "outcome" => "failed").increment(1);
+}
+
+pub(crate) fn hold_began(reason: HoldReason) {
+    counter!(HOLDS, "reason" => reason.as_str()).increment(1);
+}
+
+pub(crate) fn poll(ok: bool) {
+    counter!(POLLS, "outcome" => if ok { "answered" } else { "failed" }).increment(1);
+}
+
+pub(crate) fn verified(outcome: &'static str) {
+    counter!(VERIFIES, "outcome" => outcome).increment(1);
+}
+
+pub(crate) fn lead(ok: bool) {
+    counter!(LEADS, "outcome" => if ok { "answered" } else { "failed" }).increment(1);
+}
+
+pub(crate) fn pruned(bytes: u64) {
+    counter!(DELETED).increment(bytes);
+}
+
+pub(crate) fn ticked(took: Duration) {
+    histogram!(TICK_SECONDS).record(took.as_secs_f64());
+}
+
+pub(crate) fn nodes(liveness: Liveness, count: usize) {
+    gauge!(NODES, "liveness" => liveness.as_str()).set(count as f64);
+}
+
+pub(crate) fn pauses(count: usize) {
+    gauge!(PAUSED).set(count as f64);
+}
+
+/// Marks `reason` as the one a partition is held for; `previous` no longer is.
+pub(crate) fn partition_hold(partition: &str, previous: Option<HoldReason>, reason: Option<HoldReason>) {
+    let set = |reason: HoldReason, value: f64| {
+        gauge!(HOLD, "partition" => partition.to_owned(), "reason" => reason.as_str()).set(value);
+    };
+    if let Some(previous) = previous.filter(|previous| Some(*previous) != reason) {
+        set(previous, 0.0);
+    }
+    if let Some(reason) = reason {
+        set(reason, 1.0);
+    }
+}
+
+/// The positions of one partition; what is unknown is not exported.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PartitionGauges {
+    pub(crate) archived: Option<u64>,
+    pub(crate) guard: Option<u64>,
+    pub(crate) trim_point: Option<u64>,
+    pub(crate) tail: Option<u64>,
+    pub(crate) held_bytes: Option<u64>,
+    pub(crate) hold_age: Duration,
+    /// Whether the hold is more than there being nothing to trim.
+    pub(crate) held_back: bool,
+}
+
+pub(crate) fn partition(partition: &str, values: &PartitionGauges) {
+    let lsns = [
+        (ARCHIVED, values.archived),
+        (GUARD, values.guard),
+        (TRIM_POINT, values.trim_point),
+        (TAIL, values.tail),
+        (HELD_BYTES, values.held_bytes),
+    ];
+    for (name, value) in lsns {
+        if let Some(value) = value {
+            gauge!(name, "partition" => partition.to_owned()).set(value as f64);
+        }
+    }
+    gauge!(HOLD_AGE, "partition" => partition.to_owned()).set(values.hold_age.as_secs_f64());
+}
+
+pub(crate) fn maxima(all: &[PartitionGauges]) {
+    let held = all
+        .iter()
+        .filter(|values| values.held_back)
+        .map(|values| values.hold_age)
+        .max();
+    gauge!(HOLD_AGE_MAX).set(held.unwrap_or_default().as_secs_f64());
+    gauge!(HELD_BYTES_MAX).set(
+        all.iter()
+            .filter_map(|values| values.held_bytes)
+            .max()
+            .unwrap_or(0) as f64,
+    );
+    let lag = all.iter().filter_map(|values| {
+        values.tail.map(|tail| {
+            tail.saturating_sub(1)
+                .saturating_sub(values.archived.unwrap_or(0))
+        })
+    });
+    gauge!(ARCHIVE_LAG_MAX).set(lag.max().unwrap_or(0) as f64);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString};
+    use std::{
+        collections::{BTreeMap, BTreeSet},
+        sync::Mutex,
+    };
+
+    /// Remembers what was described and registered.
+    #[derive(Default)]
+    struct Seen {
+        described: Mutex<BTreeMap<String, (&'static str, String)>>,
+        registered: Mutex<BTreeSet<(&'static str, String)>>,
+    }
+
+    impl Seen {
+        fn describe(&self, kind: &'static str, key: &KeyName, text: &SharedString) {
+            let entry = (kind, text.to_string());
+            assert!(
+                self.described
+                    .lock()
+                    .unwrap()
+                    .insert(key.as_str().to_owned(), entry)
+                    .is_none()
+            );
+        }
+
+        fn register(&self, kind: &'static str, key: &Key) {
+            let labels: Vec<_> = key
+                .labels()
+                .map(|label| format!("{}={}", label.key(), label.value()))
+                .collect();
+            let series = format!("{} {}", key.name(), labels.join(","));
+            self.registered.lock().unwrap().insert((kind, series));
+        }
+    }
+
+    impl Recorder for Seen {
+        fn describe_counter(&self, key: KeyName, _: Option<Unit>, text: SharedString) {
+            self.describe("counter", &key, &text);
+        }
+        fn describe_gauge(&self, key: KeyName, _: Option<Unit>, text: SharedString) {
+            self.describe("gauge", &key, &text);
+        }
+        fn describe_histogram(&self, key: KeyName, _: Option<Unit>, text: SharedString) {
+            self.describe("histogram", &key, &text);
+        }
+        fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+            self.register("counter", key);
+            Counter::noop()
+        }
+        fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+            self.register("gauge", key);
+            Gauge::noop()
+        }
+        fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+            self.register("histogram", key);
+            Histogram::noop()
+        }
+    }
+
+    #[test]
+    fn names_are_clean_and_every_metric_is_described() {
+        let seen = Seen::default();
+        metrics::with_local_recorder(&seen, || {
+            describe();
+            let values = PartitionGauges {
+                archived: Some(1),
+                guard: Some(1),
+                trim_point: Some(1),
+                tail: Some(1),
+                held_bytes: Some(1),
+                ..PartitionGauges::default()
+            };
+            partition("0", &values);
+            maxima(&[values]);
+            partition_hold("0", Some(HoldReason::Paused), Some(HoldReason::Delay));
+            nodes(Liveness::Live, 1);
+            pauses(0);
+            ticked(Duration::ZERO);
+            pruned(1);
+        });
+        let described = seen.described.lock().unwrap();
+        for (name, (kind, text)) in described.iter() {
+            assert!(name.starts_with("tidemark_admin_"), "{name}");
+            assert_eq!(name.ends_with("_total"), *kind == "counter", "{name}");
+            assert!(text.ends_with('.'), "{name} is described by a sentence");
+        }
+        let registered = seen.registered.lock().unwrap();
+        for (kind, series) in registered.iter() {
+            let name = series.split(' ').next().unwrap();
+            assert_eq!(
+                described.get(name).map(|(kind, _)| kind),
+                Some(kind),
+                "{name} is described"
+            );
+        }
+        let used: BTreeSet<_> = registered
+            .iter()
+            .map(|(_, series)| series.split(' ').next().unwrap())
+            .collect();
+        assert_eq!(
+            used.len(),
+            described.len(),
+            "nothing is described that is not used"
+        );
+        for reason in HoldReason::ALL {
+            let series = format!("{HOLDS} reason={}", reason.as_str());
+            assert!(
+                registered.contains(&("counter", series)),
+                "{reason} begins at zero"
+            );
+        }
+    }
+}

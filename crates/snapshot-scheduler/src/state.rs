@@ -1,0 +1,415 @@
+//! What the running parts of the scheduler share. The lock is held for short, synchronous sections only.
+
+use crate::{
+    client::WorkerSpec,
+    core::{
+        ArchiveView, ClusterView, ControlView, Moment, NodeView, PartitionView, Plan, Policy,
+        SchedulerOptions, TrimStatus,
+    },
+};
+use partition_log::{Log, LogAdmin};
+use snapshot_proto::v1;
+use snapshot_store::{
+    ClusterIdentity, Lsn, NodeId, PartitionId, Repository, Seams, SnapshotId, Timestamp,
+    core::SnapshotTrust,
+    format::{Certificate, Control, Pointer, StickyReason, VerifyLevel},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// First wait after a failure; doubles with each further one.
+const BACKOFF_MIN: Duration = Duration::from_secs(1);
+/// Longest wait after failures.
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
+
+/// Everything the parts of one scheduler share.
+pub(crate) struct Context {
+    pub(crate) admin: NodeId,
+    pub(crate) cluster: ClusterIdentity,
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) log_admin: Arc<dyn LogAdmin>,
+    pub(crate) repository: Repository,
+    pub(crate) seams: Seams,
+    pub(crate) options: SchedulerOptions,
+    pub(crate) policy: Policy,
+    pub(crate) workers: BTreeMap<NodeId, WorkerSpec>,
+    pub(crate) started: Instant,
+    pub(crate) state: Mutex<State>,
+    /// One trim at a time for each partition, by policy and by operators together.
+    pub(crate) trim_locks: BTreeMap<PartitionId, tokio::sync::Mutex<()>>,
+    /// Brings the next plan forward.
+    pub(crate) wake: Notify,
+    /// Brings the next store reads forward.
+    pub(crate) store_wake: Notify,
+    /// Number of the last tick.
+    pub(crate) ticks: watch::Sender<u64>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl Context {
+    pub(crate) fn now(&self) -> Moment {
+        Moment(self.started.elapsed())
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the wait after `failures` failures in a row, jittered.
+    pub(crate) fn backoff(&self, failures: u32) -> Duration {
+        let doubled = BACKOFF_MIN.saturating_mul(1 << failures.saturating_sub(1).min(10));
+        doubled.min(BACKOFF_MAX).mul_f64(self.seams.entropy.jitter(0.2))
+    }
+
+    /// Returns whether snapshots that nothing depends on are deleted after a trim.
+    pub(crate) fn prunes(&self) -> bool {
+        self.policy
+            .prune
+            .unwrap_or_else(|| self.repository.url().starts_with("file:"))
+    }
+
+    pub(crate) fn worker(&self, node: &NodeId) -> Option<&WorkerSpec> {
+        self.workers.get(node)
+    }
+}
+
+/// A word and since when it has been the answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Standing {
+    pub(crate) code: &'static str,
+    pub(crate) since: Moment,
+}
+
+impl Standing {
+    /// Notes the answer of this tick; returns whether it is a new one.
+    pub(crate) fn note(&mut self, code: &'static str, now: Moment) -> bool {
+        let changed = self.code != code;
+        if changed {
+            *self = Standing { code, since: now };
+        }
+        changed
+    }
+}
+
+/// A check that a snapshot passed.
+#[derive(Clone, Debug)]
+pub(crate) struct Check {
+    pub(crate) level: VerifyLevel,
+    pub(crate) by: NodeId,
+    pub(crate) at: Timestamp,
+}
+
+/// What is remembered of a worker between polls.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NodeMemory {
+    pub(crate) generation: String,
+    /// Generations this node had before; their late replies are dropped.
+    pub(crate) retired: VecDeque<String>,
+    pub(crate) version: u64,
+    pub(crate) polling: bool,
+    pub(crate) replicas: BTreeMap<PartitionId, v1::ReplicaStatus>,
+}
+
+/// What is remembered of a partition besides the view.
+#[derive(Clone, Debug)]
+pub(crate) struct PartitionMemory {
+    /// The pointer is to be read.
+    pub(crate) pointer_wanted: bool,
+    pub(crate) pointer_not_before: Moment,
+    pub(crate) pointer_failures: u32,
+    /// Highest archived LSN that was followed to the pointer.
+    pub(crate) pointer_hint: Lsn,
+    /// Trim point of the certificate as read last.
+    pub(crate) certified: Option<Lsn>,
+    /// Passed checks of the snapshots in the pointer.
+    pub(crate) checks: BTreeMap<SnapshotId, Check>,
+    /// What was found wrong with damaged ones.
+    pub(crate) damage: BTreeMap<SnapshotId, String>,
+    /// Reports of damage that a check refuted.
+    pub(crate) dismissed: BTreeSet<(SnapshotId, NodeId)>,
+    /// Times in a row the log was found to end below what replicas hold.
+    pub(crate) regressed: u32,
+    /// Failures in a row of each node to make a snapshot of this partition.
+    pub(crate) failures: BTreeMap<NodeId, u32>,
+    pub(crate) trim: TrimStatus,
+    pub(crate) trim_lines: Vec<String>,
+    pub(crate) snapshot_standing: Standing,
+    pub(crate) trim_standing: Standing,
+    pub(crate) leadership_standing: Standing,
+}
+
+impl Default for PartitionMemory {
+    fn default() -> Self {
+        PartitionMemory {
+            pointer_wanted: true,
+            pointer_not_before: Moment::default(),
+            pointer_failures: 0,
+            pointer_hint: Lsn::ZERO,
+            certified: None,
+            checks: BTreeMap::new(),
+            damage: BTreeMap::new(),
+            dismissed: BTreeSet::new(),
+            regressed: 0,
+            failures: BTreeMap::new(),
+            trim: TrimStatus::Pending,
+            trim_lines: Vec::new(),
+            snapshot_standing: Standing::default(),
+            trim_standing: Standing::default(),
+            leadership_standing: Standing::default(),
+        }
+    }
+}
+
+/// The changing part.
+pub(crate) struct State {
+    pub(crate) view: ClusterView,
+    pub(crate) nodes: BTreeMap<NodeId, NodeMemory>,
+    pub(crate) memory: BTreeMap<PartitionId, PartitionMemory>,
+    /// Sticky holds that are not in control.json yet.
+    pub(crate) pending_holds: BTreeMap<(PartitionId, StickyReason), String>,
+    pub(crate) control_read_at: Option<Moment>,
+    /// How many of the newest snapshots a trim rests on, by the policy.
+    pub(crate) restorable_min: usize,
+    pub(crate) plan: Plan,
+    pub(crate) tick: u64,
+}
+
+impl State {
+    pub(crate) fn new(
+        cluster: &ClusterIdentity,
+        partitions: u32,
+        workers: &BTreeMap<NodeId, WorkerSpec>,
+        options: &SchedulerOptions,
+        policy: &Policy,
+    ) -> Self {
+        let expected = |id: PartitionId| {
+            workers
+                .values()
+                .filter(|worker| worker.partitions.contains(&id))
+                .map(|w| w.node.clone())
+                .collect()
+        };
+        let ids = || (0..partitions).map(PartitionId::new);
+        State {
+            view: ClusterView {
+                fingerprint: cluster.fingerprint,
+                timing: options.timing(),
+                assign_leaders: options.assign_leaders,
+                nodes: workers
+                    .keys()
+                    .map(|node| (node.clone(), NodeView::default()))
+                    .collect(),
+                partitions: ids().map(|id| (id, PartitionView::new(expected(id)))).collect(),
+                control: ControlView::Unread,
+            },
+            nodes: workers
+                .keys()
+                .map(|node| (node.clone(), NodeMemory::default()))
+                .collect(),
+            memory: ids().map(|id| (id, PartitionMemory::default())).collect(),
+            pending_holds: BTreeMap::new(),
+            control_read_at: None,
+            restorable_min: policy.restorable_snapshots_min.max(1) as usize,
+            plan: Plan::default(),
+            tick: 0,
+        }
+    }
+
+    /// Returns view and memory of a partition together; `None` when there is no such partition.
+    pub(crate) fn partition(
+        &mut self,
+        id: PartitionId,
+    ) -> Option<(&mut PartitionView, &mut PartitionMemory)> {
+        Some((self.view.partitions.get_mut(&id)?, self.memory.get_mut(&id)?))
+    }
+
+    /// Asks for the pointer to be read again, if `archived` is news; returns whether it is.
+    pub(crate) fn follow_archived(&mut self, id: PartitionId, archived: Lsn) -> bool {
+        let Some((view, memory)) = self.partition(id) else {
+            return false;
+        };
+        let known = view
+            .pointer()
+            .and_then(|pointer| pointer.latest())
+            .map_or(Lsn::ZERO, |entry| entry.lsn);
+        let news = archived > known && archived > memory.pointer_hint;
+        if news {
+            memory.pointer_hint = archived;
+            memory.pointer_wanted = true;
+            memory.pointer_not_before = Moment::default();
+            view.archive_stale = true;
+        }
+        news
+    }
+
+    /// Takes over pointer and certificate as just read.
+    pub(crate) fn apply_pointer(
+        &mut self,
+        id: PartitionId,
+        pointer: Option<Pointer>,
+        certificate: Option<&Certificate>,
+    ) {
+        let Some((view, memory)) = self.partition(id) else {
+            return;
+        };
+        memory.pointer_wanted = false;
+        memory.pointer_failures = 0;
+        memory.certified = certificate.map(|certificate| certificate.up_to);
+        view.archive_stale = false;
+        let kept: BTreeSet<SnapshotId> = pointer
+            .iter()
+            .flat_map(|pointer| &pointer.snapshots)
+            .map(|entry| entry.snapshot_id)
+            .collect();
+        memory.checks.retain(|snapshot, _| kept.contains(snapshot));
+        memory.damage.retain(|snapshot, _| kept.contains(snapshot));
+        memory.dismissed.retain(|(snapshot, _)| kept.contains(snapshot));
+        view.trust.retain(|snapshot, _| kept.contains(snapshot));
+        view.manifests.retain(|snapshot, _| kept.contains(snapshot));
+        if let (Some(pointer), Some(certificate)) = (&pointer, certificate) {
+            trust_certificate(view, memory, pointer, certificate);
+        }
+        view.archive = ArchiveView::Known(pointer);
+        self.refresh_suspected(id);
+    }
+
+    /// Looks again at which retained snapshots workers report as damaged and nobody has checked since.
+    pub(crate) fn refresh_suspected(&mut self, id: PartitionId) {
+        let Some((view, memory)) = self.partition(id) else {
+            return;
+        };
+        let retained: BTreeSet<SnapshotId> = view.entries().iter().map(|entry| entry.snapshot_id).collect();
+        view.suspected = view
+            .replicas
+            .iter()
+            .flat_map(|(node, report)| report.damaged.iter().map(move |snapshot| (*snapshot, node)))
+            .filter(|(snapshot, node)| {
+                retained.contains(snapshot)
+                    && !view.is_damaged(*snapshot)
+                    && !memory.dismissed.contains(&(*snapshot, (*node).clone()))
+            })
+            .map(|(snapshot, _)| snapshot)
+            .collect();
+    }
+
+    /// Notes that `snapshot` passed a check; every report of damage so far is thereby refuted.
+    pub(crate) fn note_verified(&mut self, id: PartitionId, snapshot: SnapshotId, check: Check) {
+        let Some((view, memory)) = self.partition(id) else {
+            return;
+        };
+        let better = memory
+            .checks
+            .get(&snapshot)
+            .is_none_or(|known| known.level <= check.level);
+        if better {
+            view.trust.insert(snapshot, SnapshotTrust::Verified(check.level));
+            memory.checks.insert(snapshot, check);
+        }
+        memory.damage.remove(&snapshot);
+        let reporters = view
+            .replicas
+            .iter()
+            .filter(|(_, report)| report.damaged.contains(&snapshot));
+        memory
+            .dismissed
+            .extend(reporters.map(|(node, _)| (snapshot, node.clone())));
+        self.refresh_suspected(id);
+    }
+
+    /// Notes that a check found `snapshot` damaged, and holds the partition until that is repaired.
+    pub(crate) fn note_damaged(&mut self, id: PartitionId, snapshot: SnapshotId, detail: String) {
+        let Some((view, memory)) = self.partition(id) else {
+            return;
+        };
+        view.trust.insert(snapshot, SnapshotTrust::Damaged);
+        memory.checks.remove(&snapshot);
+        let said = format!("snapshot {snapshot}: {detail}");
+        memory.damage.insert(snapshot, detail);
+        self.refresh_suspected(id);
+        self.set_hold(id, StickyReason::DamagedSnapshot, said);
+    }
+
+    /// Sets a sticky hold, at once in memory and with the next store round in control.json.
+    pub(crate) fn set_hold(&mut self, id: PartitionId, reason: StickyReason, detail: String) {
+        let Some((view, _)) = self.partition(id) else {
+            return;
+        };
+        if view.holds.contains_key(&reason) {
+            return;
+        }
+        view.holds.insert(reason, detail.clone());
+        self.pending_holds.insert((id, reason), detail);
+    }
+
+    /// Takes over the control state as just read or written.
+    pub(crate) fn apply_control(&mut self, control: ControlView) {
+        if let ControlView::Known(control) = &control {
+            self.apply_holds(control);
+        }
+        self.view.control = control;
+    }
+
+    fn apply_holds(&mut self, control: &Control) {
+        for (id, partition) in &mut self.view.partitions {
+            let stored = control
+                .holds_of(*id)
+                .map(|hold| (hold.reason, hold.detail.clone()));
+            let pending = self
+                .pending_holds
+                .iter()
+                .filter(|((held, _), _)| held == id)
+                .map(|((_, reason), detail)| (*reason, detail.clone()));
+            let before = std::mem::replace(&mut partition.holds, stored.chain(pending).collect());
+            let damage = StickyReason::DamagedSnapshot;
+            if partition.holds.contains_key(&damage) && !before.contains_key(&damage) {
+                // Somebody else found damage: what was checked before that proves nothing.
+                partition
+                    .trust
+                    .retain(|_, trust| *trust == SnapshotTrust::Damaged);
+                if let Some(memory) = self.memory.get_mut(id) {
+                    memory.checks.clear();
+                }
+            }
+        }
+    }
+}
+
+/// Takes checks over from the certificate in force: only for the very same manifests, and not while damage is
+/// being repaired, because the certificate was written before it.
+fn trust_certificate(
+    view: &mut PartitionView,
+    memory: &mut PartitionMemory,
+    pointer: &Pointer,
+    certificate: &Certificate,
+) {
+    if view.holds.contains_key(&StickyReason::DamagedSnapshot)
+        || certificate.cluster.fingerprint != pointer.cluster.fingerprint
+    {
+        return;
+    }
+    for certified in &certificate.snapshots {
+        let same = pointer.snapshots.iter().any(|entry| {
+            entry.snapshot_id == certified.snapshot_id && entry.manifest_hash == certified.manifest_hash
+        });
+        let known = view.trust.contains_key(&certified.snapshot_id);
+        if same && !known {
+            view.trust
+                .insert(certified.snapshot_id, SnapshotTrust::Verified(certified.verified));
+            let check = Check {
+                level: certified.verified,
+                by: certified.verified_by.clone(),
+                at: certified.verified_at,
+            };
+            memory.checks.insert(certified.snapshot_id, check);
+        }
+    }
+}

@@ -1,0 +1,472 @@
+//! Trimming the log of a partition: the only destructive act on the log.
+//!
+//! 1. What the view forbids by itself is a hold, without a request: warming up, stale.
+//! 2. Read `control.json`, `latest.json` and `trim.json` afresh, and ask the log. What cannot be read is a hold.
+//! 3. Check that every restorable snapshot has its manifest and its files, with their sizes. Their content was
+//!    checked once before, by a worker; that is remembered, or stands in the certificate in force.
+//! 4. Repaired damage: once all restorable snapshots are verified, the sticky hold goes. A crash after that leaves
+//!    what the proof says: a partition without damage.
+//! 5. `snapshot_store::core::trim_up_to` decides. Nothing is decided around it.
+//! 6. Write the certificate, by a conditional put and only if `(generation, up_to)` grows, unless the one in force
+//!    covers it. A crash after that leaves a certificate that entitles any admin to go on with step 7. Who loses the
+//!    race does not trim.
+//! 7. Trim the log, and ask it what is in force now. A crash after that leaves nothing to do.
+//! 8. Prune, where it is on: what `may_delete` allows, nothing else. A crash after that leaves orphans, which the
+//!    next prune finds.
+//!
+//! Invariants:
+//! - The log is trimmed only up to what a certificate covers whose snapshots were present in this very pass.
+//! - Nothing read before this pass enters the decision, except checks of immutable content.
+//! - Not knowing means hold.
+//!
+//! Not here: when to look (`core::plan`), and how content is checked (`execute`).
+
+mod report;
+
+pub use report::{TrimMode, TrimReport, TrimResult};
+use report::{describe, explain};
+
+use crate::{
+    archive::{self, limited},
+    core::{self, ControlView},
+    metrics, observe,
+    state::Context,
+};
+use snapshot_store::{
+    AnomalyKind, CertificateDraft, CertificateError, Lsn, PartitionId, SnapshotId,
+    core::{
+        HoldReason, LogFacts, ReplicaNeed, SnapshotTrust, TrimDecision, TrimFacts, TrimGrant, trim_up_to,
+    },
+    format::{Certificate, CertifiedSnapshot, Pointer, PointerEntry, StickyReason, VerifyLevel},
+};
+use std::{collections::BTreeMap, time::Duration};
+use tokio::time::timeout;
+
+/// How long the log may take to trim; it may have to delete many files.
+const TRIM_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a presence check, a certificate or a prune may take.
+const STORE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A hold, on its way out of the protocol.
+struct Hold(HoldReason, String);
+
+impl From<(HoldReason, String)> for Hold {
+    fn from((reason, detail): (HoldReason, String)) -> Self {
+        Hold(reason, detail)
+    }
+}
+
+/// What one pass has read.
+#[derive(Default)]
+struct Reads {
+    log: Option<LogFacts>,
+    log_error: Option<String>,
+    pointer: Option<Pointer>,
+    certificate: Option<Certificate>,
+    trust: BTreeMap<SnapshotId, SnapshotTrust>,
+    replicas: Vec<ReplicaNeed>,
+}
+
+/// Runs the protocol once. Two passes over one partition never overlap within an admin.
+pub(crate) async fn trim_partition(ctx: &Context, id: PartitionId, mode: TrimMode) -> TrimReport {
+    let mut report = TrimReport {
+        partition: id,
+        result: TrimResult::Failed,
+        detail: String::new(),
+        guard_lsn: None,
+        trim_point: None,
+        left_behind: Vec::new(),
+        lines: Vec::new(),
+    };
+    let Some(lock) = ctx.trim_locks.get(&id) else {
+        report.detail = format!("partition {id} does not exist");
+        return report;
+    };
+    let _alone = lock.lock().await;
+    let mut reads = Reads::default();
+    let passed = pass(ctx, id, mode, &mut reads, &mut report).await;
+    report.trim_point = reads.log.map(|log| log.trim_point);
+    if let Err(Hold(reason, detail)) = passed {
+        report.result = TrimResult::Held(reason);
+        report.detail = detail;
+    }
+    report.lines = explain(ctx, &reads, &report);
+    report
+}
+
+async fn pass(
+    ctx: &Context,
+    id: PartitionId,
+    mode: TrimMode,
+    reads: &mut Reads,
+    report: &mut TrimReport,
+) -> Result<(), Hold> {
+    hold_by_view(ctx, id)?;
+    read_all(ctx, id, reads).await?;
+    check_restorable(ctx, id, reads).await?;
+    let rule = ctx.policy.trim_rule(mode.force);
+    let now = ctx.now();
+    let decision = {
+        let state = ctx.lock();
+        // Taken last, so that a replica that reported meanwhile is seen.
+        if let Some(partition) = state.view.partitions.get(&id) {
+            reads.replicas = state.view.replica_needs(partition, now);
+        }
+        let facts = TrimFacts {
+            cluster: &ctx.cluster,
+            partition: id,
+            log: reads.log,
+            pointer: reads.pointer.as_ref(),
+            certificate: reads.certificate.as_ref(),
+            trust: &reads.trust,
+            replicas: &reads.replicas,
+            now: ctx.seams.clock.now(),
+        };
+        trim_up_to(&facts, &rule)
+    };
+    let grant = match decision {
+        TrimDecision::Trim(grant) => grant,
+        TrimDecision::Hold {
+            reason,
+            guard_lsn,
+            detail,
+        } => {
+            report.guard_lsn = guard_lsn;
+            let detail = match (reason, &reads.log_error) {
+                (HoldReason::LogUnavailable, Some(error)) => error.clone(),
+                _ => detail,
+            };
+            clear_repaired(ctx, id, mode, reads).await?;
+            return Err(Hold(reason, detail));
+        }
+    };
+    report.guard_lsn = Some(grant.guard_lsn);
+    report.left_behind = grant.left_behind.clone();
+    clear_repaired(ctx, id, mode, reads).await?;
+    // Evidence may have come up while the store was being read.
+    hold_by_view(ctx, id)?;
+    if !mode.force {
+        hold_by_version(ctx, id)?;
+    }
+    if mode.dry_run {
+        report.result = TrimResult::WouldTrim { up_to: grant.up_to };
+        report.detail = describe(&grant);
+        return Ok(());
+    }
+    if ctx.policy.dry_run {
+        return Err(Hold(
+            HoldReason::DryRun,
+            format!("would trim: {}", describe(&grant)),
+        ));
+    }
+    certify(ctx, id, &grant, reads).await?;
+    execute(ctx, id, &grant, reads, report).await;
+    Ok(())
+}
+
+/// Step 1, and again right before the point of no return.
+fn hold_by_view(ctx: &Context, id: PartitionId) -> Result<(), Hold> {
+    let now = ctx.now();
+    let state = ctx.lock();
+    let Some(partition) = state.view.partitions.get(&id) else {
+        return Ok(());
+    };
+    // A new mismatch is evidence even before the next tick has made it sticky.
+    if let Some(detail) = core::chain_mismatch(&state.view, partition, now) {
+        return Err(Hold(HoldReason::ChainMismatch, detail));
+    }
+    let evidence = core::evidence_hold(partition).or_else(|| core::view_hold(&state.view, partition, now));
+    evidence.map_or(Ok(()), |hold| Err(hold.into()))
+}
+
+fn hold_by_version(ctx: &Context, id: PartitionId) -> Result<(), Hold> {
+    let now = ctx.now();
+    let state = ctx.lock();
+    let Some(partition) = state.view.partitions.get(&id) else {
+        return Ok(());
+    };
+    let wanted = ctx.policy.restorable_snapshots_min.max(1) as usize;
+    match core::version_hold(&state.view, partition, now, wanted) {
+        Some(detail) => Err(Hold(HoldReason::VersionUnsupported, detail)),
+        None => Ok(()),
+    }
+}
+
+/// Step 2.
+async fn read_all(ctx: &Context, id: PartitionId, reads: &mut Reads) -> Result<(), Hold> {
+    match archive::read_control(ctx).await {
+        ControlView::Known(control) => {
+            if let Some(pause) = control.pause_of(id) {
+                let detail = format!("{} paused by {}: {}", pause.scope, pause.by, pause.reason);
+                return Err(Hold(HoldReason::Paused, detail));
+            }
+        }
+        ControlView::Unreadable(detail) => return Err(Hold(HoldReason::ControlUnreadable, detail)),
+        ControlView::Unread => {
+            return Err(Hold(
+                HoldReason::ControlUnreadable,
+                "control.json was not read".to_owned(),
+            ));
+        }
+    }
+    // The control state that was just read may hold the partition.
+    hold_by_view(ctx, id)?;
+    match observe::read_log(ctx, id).await {
+        Ok((facts, _)) => reads.log = Some(facts),
+        Err(error) => reads.log_error = Some(error.to_string()),
+    }
+    reads.pointer = limited(ctx.repository.pointer(id)).await?.map(|read| read.value);
+    reads.certificate = limited(ctx.repository.certificate(id))
+        .await?
+        .map(|read| read.value);
+    ctx.lock()
+        .apply_pointer(id, reads.pointer.clone(), reads.certificate.as_ref());
+    archive::read_manifests(ctx, id).await;
+    Ok(())
+}
+
+/// Returns the snapshots that a trim would rest on.
+fn restorable(ctx: &Context, reads: &Reads) -> Vec<PointerEntry> {
+    let (Some(pointer), Some(log)) = (&reads.pointer, reads.log) else {
+        return Vec::new();
+    };
+    // What is not ours is refused by the rule, and not looked at.
+    if pointer.cluster.fingerprint != ctx.cluster.fingerprint {
+        return Vec::new();
+    }
+    pointer
+        .restorable(&log.incarnation, ctx.policy.restorable_snapshots_min.max(1))
+        .cloned()
+        .collect()
+}
+
+/// Step 3.
+async fn check_restorable(ctx: &Context, id: PartitionId, reads: &mut Reads) -> Result<(), Hold> {
+    for entry in restorable(ctx, reads) {
+        let check = timeout(STORE_TIMEOUT, ctx.repository.check_presence(id, &entry)).await;
+        let anomalies = match check {
+            Ok(Ok(anomalies)) => anomalies,
+            Ok(Err(error)) => {
+                let detail = format!("snapshot {}: {}", entry.snapshot_id, archive::chain_text(&error));
+                return Err(Hold(archive::store_hold(&error), detail));
+            }
+            Err(_) => {
+                let detail = format!("snapshot {}: the store did not answer", entry.snapshot_id);
+                return Err(Hold(HoldReason::StoreUnavailable, detail));
+            }
+        };
+        let trust = match anomalies.first() {
+            Some(anomaly) => {
+                still_named(ctx, id, &entry).await?;
+                // Neither says anything about the bytes.
+                let hold = match anomaly.kind {
+                    AnomalyKind::ForeignCluster => Some(HoldReason::ForeignIdentity),
+                    AnomalyKind::NewerFormat => Some(HoldReason::VersionUnsupported),
+                    _ => None,
+                };
+                if let Some(hold) = hold {
+                    return Err(Hold(hold, format!("{}: {}", anomaly.key, anomaly.detail)));
+                }
+                let said = format!("{} ({}: {})", anomaly.key, anomaly.kind.as_str(), anomaly.detail);
+                tracing::error!(partition = %id, snapshot = %entry.snapshot_id, detail = %said, "snapshot is damaged");
+                ctx.lock().note_damaged(id, entry.snapshot_id, said);
+                ctx.store_wake.notify_one();
+                Some(SnapshotTrust::Damaged)
+            }
+            None => trust_of(ctx, id, entry.snapshot_id),
+        };
+        if let Some(trust) = trust {
+            reads.trust.insert(entry.snapshot_id, trust);
+        }
+    }
+    Ok(())
+}
+
+/// Returns what is known of the content of a snapshot that is present. What a worker reports as damaged, and
+/// nobody has checked since, is not known.
+fn trust_of(ctx: &Context, id: PartitionId, snapshot: SnapshotId) -> Option<SnapshotTrust> {
+    let state = ctx.lock();
+    let partition = state.view.partitions.get(&id)?;
+    if partition.suspected.contains(&snapshot) {
+        return None;
+    }
+    Some(
+        partition
+            .trust
+            .get(&snapshot)
+            .copied()
+            .unwrap_or(SnapshotTrust::Verified(VerifyLevel::Presence)),
+    )
+}
+
+/// A snapshot that is incomplete may have left retention, and been deleted, since the pointer was read.
+async fn still_named(ctx: &Context, id: PartitionId, entry: &PointerEntry) -> Result<(), Hold> {
+    let pointer = limited(ctx.repository.pointer(id)).await?;
+    let named = pointer.is_some_and(|pointer| {
+        pointer
+            .value
+            .snapshots
+            .iter()
+            .any(|now| now.snapshot_id == entry.snapshot_id)
+    });
+    if named {
+        return Ok(());
+    }
+    Err(Hold(
+        HoldReason::LostRace,
+        format!("snapshot {} left the pointer meanwhile", entry.snapshot_id),
+    ))
+}
+
+/// Step 4: all restorable snapshots verified at content or above is the proof of repair.
+async fn clear_repaired(ctx: &Context, id: PartitionId, mode: TrimMode, reads: &Reads) -> Result<(), Hold> {
+    let held = {
+        let state = ctx.lock();
+        state
+            .view
+            .partitions
+            .get(&id)
+            .and_then(|p| p.holds.get(&StickyReason::DamagedSnapshot).cloned())
+    };
+    let Some(detail) = held else { return Ok(()) };
+    let entries = restorable(ctx, reads);
+    let demanded = ctx.policy.verify_before_trim.max(VerifyLevel::Content);
+    let sound = |entry: &PointerEntry| match reads.trust.get(&entry.snapshot_id) {
+        Some(SnapshotTrust::Verified(level)) => *level >= demanded,
+        Some(SnapshotTrust::Damaged) | None => false,
+    };
+    let enough = entries.len() >= ctx.policy.restorable_snapshots_min.max(1) as usize;
+    if !enough || !entries.iter().all(sound) {
+        return Err(Hold(HoldReason::DamagedSnapshot, detail));
+    }
+    if mode.dry_run || ctx.policy.dry_run {
+        return Ok(());
+    }
+    let cleared = archive::clear_holds(ctx, id, |reason| reason == StickyReason::DamagedSnapshot).await;
+    match cleared {
+        Ok(_) => {
+            tracing::info!(partition = %id, "all restorable snapshots are verified again: the hold for damage is over");
+            Ok(())
+        }
+        Err(error) => Err(Hold(HoldReason::ControlUnreadable, archive::chain_text(&error))),
+    }
+}
+
+/// Step 6.
+async fn certify(ctx: &Context, id: PartitionId, grant: &TrimGrant, reads: &Reads) -> Result<(), Hold> {
+    if grant.certified {
+        return Ok(());
+    }
+    let snapshots = {
+        let state = ctx.lock();
+        let checks = state.memory.get(&id).map(|memory| &memory.checks);
+        let certified = |entry: &PointerEntry| {
+            let check = checks.and_then(|checks| checks.get(&entry.snapshot_id));
+            let level = match reads.trust.get(&entry.snapshot_id) {
+                Some(SnapshotTrust::Verified(level)) => *level,
+                Some(SnapshotTrust::Damaged) | None => VerifyLevel::Presence,
+            };
+            CertifiedSnapshot {
+                snapshot_id: entry.snapshot_id,
+                lsn: entry.lsn,
+                path: entry.path,
+                manifest_hash: entry.manifest_hash,
+                verified: level,
+                // Presence is checked by the admin itself, a moment ago.
+                verified_by: check.map_or_else(|| ctx.admin.clone(), |check| check.by.clone()),
+                verified_at: check.map_or_else(|| ctx.seams.clock.now(), |check| check.at),
+            }
+        };
+        grant.snapshots.iter().map(certified).collect()
+    };
+    let draft = CertificateDraft {
+        cluster: ctx.cluster.clone(),
+        partition: id,
+        incarnation: grant.incarnation,
+        up_to: grant.up_to,
+        snapshots,
+        issued_by: ctx.admin.clone(),
+    };
+    let written = timeout(STORE_TIMEOUT, ctx.repository.write_certificate(draft)).await;
+    match written {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => {
+            let reason = match &error {
+                CertificateError::Store(error) => archive::store_hold(error),
+                CertificateError::Incarnation { .. } => HoldReason::IncarnationMismatch,
+                CertificateError::LostRace { .. } | CertificateError::Unfounded { .. } => {
+                    HoldReason::LostRace
+                }
+            };
+            Err(Hold(reason, archive::chain_text(&error)))
+        }
+        Err(_) => Err(Hold(
+            HoldReason::StoreUnavailable,
+            "the store did not take the certificate".to_owned(),
+        )),
+    }
+}
+
+/// Steps 7 and 8.
+async fn execute(ctx: &Context, id: PartitionId, grant: &TrimGrant, reads: &Reads, report: &mut TrimReport) {
+    let before = reads.log.map_or(Lsn::ZERO, |log| log.trim_point);
+    let trim = timeout(
+        TRIM_TIMEOUT,
+        ctx.log_admin.trim(id, grant.incarnation, grant.up_to),
+    )
+    .await;
+    let answered = match trim {
+        Ok(Ok(after)) => after,
+        Ok(Err(error)) => {
+            report.detail = error.to_string();
+            metrics::trim_failed();
+            return;
+        }
+        Err(_) => {
+            report.detail = format!("the log did not confirm the trim to {}", grant.up_to);
+            metrics::trim_failed();
+            return;
+        }
+    };
+    // What really happened is what the log says when asked again.
+    let begun = ctx.now();
+    let after = match observe::read_log(ctx, id).await {
+        Ok((facts, held_bytes)) => {
+            if let Some((view, _)) = ctx.lock().partition(id) {
+                view.log = Some(core::LogView {
+                    facts,
+                    held_bytes,
+                    heard_at: begun,
+                });
+            }
+            facts.trim_point.max(answered)
+        }
+        Err(_) => answered,
+    };
+    metrics::trimmed(after.records_since(before));
+    tracing::info!(
+        partition = %id, %before, %after, guard = %grant.guard_lsn, left_behind = ?grant.left_behind,
+        "log trimmed"
+    );
+    report.result = TrimResult::Trimmed { before, after };
+    report.detail = format!("from {before} to {after}: {}", describe(grant));
+    if ctx.prunes() {
+        prune(ctx, id).await;
+    }
+}
+
+async fn prune(ctx: &Context, id: PartitionId) {
+    match timeout(STORE_TIMEOUT, ctx.repository.prune(id)).await {
+        Ok(Ok(pruned)) => {
+            metrics::pruned(pruned.bytes);
+            if !pruned.deleted.is_empty() {
+                tracing::info!(partition = %id, deleted = pruned.deleted.len(), bytes = pruned.bytes, "pruned");
+            }
+        }
+        // Orphans stay; the prune after the next trim finds them.
+        Ok(Err(error)) => {
+            tracing::warn!(partition = %id, error = %archive::chain_text(&error), "prune failed")
+        }
+        Err(_) => tracing::warn!(partition = %id, "prune did not finish in time"),
+    }
+}

@@ -1,0 +1,344 @@
+//! The plan, as tables over plain values.
+
+use crate::views::{NOW, P, heard_before, incarnation, node, partition, policy, view};
+use snapshot_scheduler::core::{
+    ArchiveView, ClusterView, Command, ControlView, LeadershipCode, Moment, Policy, ReplicaState,
+    SnapshotCode, SnapshotCommand, live_leader, plan,
+};
+use snapshot_store::{
+    Entropy, Incarnation, LeaderEpoch, Leadership, Lsn, NodeId, ReplicaRole, core::SnapshotTrust,
+    format::VerifyLevel,
+};
+use std::{collections::BTreeMap, time::Duration};
+
+/// Plans once and returns the decision about a snapshot, and the order if there is one.
+fn check(view: &ClusterView, policy: &Policy) -> (SnapshotCode, Option<SnapshotCommand>) {
+    let plan = plan(view, policy, NOW, &Entropy::seeded(3));
+    let order = plan.commands.iter().find_map(|command| match command {
+        Command::CreateSnapshot(order) => Some(order.clone()),
+        _ => None,
+    });
+    (plan.partitions[&P].snapshot.code, order)
+}
+
+fn code(view: &ClusterView) -> SnapshotCode {
+    check(view, &policy()).0
+}
+
+#[test]
+fn a_snapshot_is_due_by_records_or_bytes_since_the_latest_trusted_one() {
+    let by_bytes = Policy {
+        snapshot_after_records: 0,
+        snapshot_after_bytes: 1000,
+        ..policy()
+    };
+    let cases: &[(&[u64], &[u64], &Policy, SnapshotCode)] = &[
+        (&[99, 99], &[], &policy(), SnapshotCode::NotDue),
+        (&[100, 100], &[], &policy(), SnapshotCode::Ordered),
+        (&[199, 199], &[100], &policy(), SnapshotCode::NotDue),
+        (&[200, 200], &[100], &policy(), SnapshotCode::Ordered),
+        (&[99, 99], &[], &by_bytes, SnapshotCode::NotDue),
+        (&[100, 100], &[], &by_bytes, SnapshotCode::Ordered),
+        (&[199, 199], &[100], &by_bytes, SnapshotCode::NotDue),
+        (&[200, 200], &[100], &by_bytes, SnapshotCode::Ordered),
+    ];
+    for (applied, archived, policy, expected) in cases {
+        assert_eq!(
+            check(&view(applied, archived), policy).0,
+            *expected,
+            "{applied:?} over {archived:?}"
+        );
+    }
+}
+
+#[test]
+fn time_alone_never_makes_a_snapshot_due() {
+    let idle = view(&[150, 150], &[100]);
+    let much_later = Moment(NOW.0 + Duration::from_secs(1));
+    let plan = plan(&idle, &policy(), much_later, &Entropy::seeded(1));
+    assert_eq!(plan.partitions[&P].snapshot.code, SnapshotCode::NotDue);
+}
+
+#[test]
+fn what_keeps_a_due_snapshot_from_being_ordered_is_named() {
+    type Change = fn(&mut ClusterView);
+    let cases: &[(&str, Change, SnapshotCode)] = &[
+        (
+            "control unread",
+            |view| view.control = ControlView::Unread,
+            SnapshotCode::ControlUnreadable,
+        ),
+        (
+            "archive unread",
+            |view| partition(view).archive = ArchiveView::Unread,
+            SnapshotCode::ArchiveUnknown,
+        ),
+        (
+            "archive stale",
+            |view| partition(view).archive_stale = true,
+            SnapshotCode::ArchiveUnknown,
+        ),
+        (
+            "no log",
+            |view| partition(view).log = None,
+            SnapshotCode::LogUnavailable,
+        ),
+        (
+            "nobody live",
+            |view| view.nodes.values_mut().for_each(|node| node.heard_at = None),
+            SnapshotCode::NoLiveReplica,
+        ),
+        (
+            "nobody active",
+            |view| {
+                partition(view)
+                    .replicas
+                    .values_mut()
+                    .for_each(|r| r.state = ReplicaState::CatchingUp)
+            },
+            SnapshotCode::NoLiveReplica,
+        ),
+        (
+            "other incarnation",
+            |view| {
+                partition(view).replicas.values_mut().for_each(|replica| {
+                    replica.incarnation = Some(Incarnation {
+                        generation: 2,
+                        ..incarnation()
+                    });
+                });
+            },
+            SnapshotCode::NoLiveReplica,
+        ),
+        (
+            "a worker makes one already",
+            |view| partition(view).replicas.get_mut(&node(2)).unwrap().exporting = true,
+            SnapshotCode::Running,
+        ),
+        (
+            "followers full",
+            |view| {
+                for index in [1, 2] {
+                    view.nodes.get_mut(&node(index)).unwrap().exports_running = 4;
+                }
+            },
+            SnapshotCode::FollowersBusy,
+        ),
+        (
+            "followers failing",
+            |view| {
+                for index in [1, 2] {
+                    partition(view)
+                        .backoff
+                        .insert(node(index), NOW.plus(Duration::from_secs(1)));
+                }
+            },
+            SnapshotCode::FollowersBusy,
+        ),
+    ];
+    for (name, change, expected) in cases {
+        let mut view = view(&[200, 200, 200], &[]);
+        change(&mut view);
+        assert_eq!(code(&view), *expected, "{name}");
+    }
+}
+
+#[test]
+fn the_leader_is_asked_only_when_nobody_else_can_be() {
+    // No follower at all, or none live, or none active: at once.
+    assert_eq!(check(&view(&[200], &[]), &policy()).1.unwrap().node, node(0));
+    let mut gone = view(&[200, 200], &[]);
+    heard_before(&mut gone, 1, Duration::from_secs(20));
+    assert_eq!(check(&gone, &policy()).1.unwrap().node, node(0));
+
+    // A follower that is behind gets a moment to report again.
+    let mut behind = view(&[200, 100], &[]);
+    assert_eq!(code(&behind), SnapshotCode::FollowersBehind);
+    partition(&mut behind).followers_unavailable_since = Some(Moment(NOW.0 - Duration::from_secs(3)));
+    let order = check(&behind, &policy()).1.unwrap();
+    assert!(order.from_leader && order.node == node(0));
+
+    // Busy ones are waited for as long as the policy says.
+    let mut busy = view(&[200, 200], &[]);
+    busy.nodes.get_mut(&node(1)).unwrap().exports_running = 4;
+    for (waited, expected) in [(59, None), (60, Some(node(0)))] {
+        partition(&mut busy).followers_unavailable_since = Some(Moment(NOW.0 - Duration::from_secs(waited)));
+        assert_eq!(
+            check(&busy, &policy()).1.map(|order| order.node),
+            expected,
+            "after {waited} s"
+        );
+    }
+}
+
+#[test]
+fn the_choice_among_followers_is_uniform() {
+    let view = view(&[200, 200, 200, 200, 200], &[]);
+    let entropy = Entropy::seeded(11);
+    let mut counts: BTreeMap<NodeId, u32> = BTreeMap::new();
+    for _ in 0..4000 {
+        let plan = plan(&view, &policy(), NOW, &entropy);
+        let Some(Command::CreateSnapshot(order)) = plan
+            .commands
+            .into_iter()
+            .find(|command| matches!(command, Command::CreateSnapshot(_)))
+        else {
+            panic!("a snapshot is due");
+        };
+        *counts.entry(order.node).or_default() += 1;
+    }
+    assert_eq!(counts.len(), 4);
+    // Three standard deviations of a binomial with 4000 draws at 1/4 are 82.
+    assert!(
+        counts.values().all(|count| (900..=1100).contains(count)),
+        "{counts:?}"
+    );
+}
+
+#[test]
+fn the_lowest_state_machine_version_is_asked_first() {
+    let mut mixed = view(&[200, 200, 200], &[]);
+    partition(&mut mixed)
+        .replicas
+        .get_mut(&node(1))
+        .unwrap()
+        .state_machine
+        .version = 2;
+    for seed in 0..20 {
+        let plan = plan(&mixed, &policy(), NOW, &Entropy::seeded(seed));
+        assert!(
+            plan.commands.iter().any(|command| {
+                matches!(command, Command::CreateSnapshot(order) if order.node == node(2))
+            })
+        );
+    }
+}
+
+#[test]
+fn a_sticky_choice_prefers_the_last_producer() {
+    let sticky = Policy {
+        candidate: snapshot_scheduler::CandidateChoice::Sticky,
+        ..policy()
+    };
+    let view = view(&[300, 300, 300], &[100]);
+    for seed in 0..20 {
+        let plan = plan(&view, &sticky, NOW, &Entropy::seeded(seed));
+        assert!(
+            plan.commands.iter().any(|command| {
+                matches!(command, Command::CreateSnapshot(order) if order.node == node(1))
+            })
+        );
+    }
+}
+
+#[test]
+fn a_damaged_latest_snapshot_is_not_counted_and_orders_a_repair() {
+    let mut view = view(&[150, 150], &[100, 50]);
+    let newest = partition(&mut view).pointer().unwrap().snapshots[0].snapshot_id;
+    assert_eq!(code(&view), SnapshotCode::NotDue);
+    partition(&mut view).trust.insert(newest, SnapshotTrust::Damaged);
+    let order = check(&view, &policy()).1.unwrap();
+    assert_eq!(order.distrusted, [newest]);
+    assert!(
+        order.min_lsn > Lsn::new(100),
+        "the pointer must grow over the damaged one too"
+    );
+
+    // Nothing was appended since: the leader has to append first.
+    let mut idle = self::view(&[100, 100], &[100, 50]);
+    let newest = partition(&mut idle).pointer().unwrap().snapshots[0].snapshot_id;
+    partition(&mut idle).trust.insert(newest, SnapshotTrust::Damaged);
+    let plan = plan(&idle, &policy(), NOW, &Entropy::seeded(1));
+    assert!(plan.commands.contains(&Command::AppendNoop {
+        partition: P,
+        node: node(0)
+    }));
+    assert_eq!(plan.partitions[&P].snapshot.code, SnapshotCode::NeedsRecord);
+}
+
+#[test]
+fn snapshots_are_verified_by_somebody_else_and_by_the_producer_only_if_alone() {
+    let verifier = |view: &ClusterView| {
+        plan(view, &policy(), NOW, &Entropy::seeded(1))
+            .commands
+            .into_iter()
+            .find_map(|command| match command {
+                Command::Verify { node, level, .. } => {
+                    assert_eq!(level, VerifyLevel::Content);
+                    Some(node)
+                }
+                _ => None,
+            })
+    };
+    let mut three = view(&[150, 150, 150], &[100, 50]);
+    assert!(verifier(&three).is_some_and(|node| node != self::node(1)));
+    for index in [0, 2] {
+        heard_before(&mut three, index, Duration::from_secs(20));
+    }
+    assert_eq!(verifier(&three), Some(node(1)));
+    heard_before(&mut three, 1, Duration::from_secs(20));
+    assert_eq!(verifier(&three), None);
+}
+
+#[test]
+fn a_live_leader_is_left_alone_however_late_reports_come() {
+    let leadership = |view: &ClusterView| {
+        plan(view, &policy(), NOW, &Entropy::seeded(1)).partitions[&P]
+            .leadership
+            .clone()
+    };
+    let base = view(&[100, 100, 100], &[]);
+    assert_eq!(leadership(&base).code, LeadershipCode::Led);
+
+    // Node 1 was announced; its own report is older than that of node 2, which has applied it.
+    let mut late = base.clone();
+    let newer = Leadership {
+        epoch: LeaderEpoch::new(2),
+        node: node(1),
+    };
+    partition(&mut late).replicas.get_mut(&node(2)).unwrap().leader = Some(newer.clone());
+    assert_eq!(leadership(&late).code, LeadershipCode::Led);
+    assert_eq!(live_leader(&late, &late.partitions[&P], NOW), Some(node(1)));
+
+    // Suspect is not gone.
+    let mut suspect = base.clone();
+    heard_before(&mut suspect, 0, Duration::from_secs(10));
+    assert_eq!(leadership(&suspect).code, LeadershipCode::Led);
+
+    // Gone, restarted and blocked leaders are replaced.
+    let mut gone = base.clone();
+    heard_before(&mut gone, 0, Duration::from_secs(15));
+    let mut restarted = base.clone();
+    partition(&mut restarted).replicas.get_mut(&node(0)).unwrap().role = ReplicaRole::Follower;
+    let mut blocked = base.clone();
+    partition(&mut blocked).replicas.get_mut(&node(0)).unwrap().state = ReplicaState::Blocked;
+    for view in [gone, restarted, blocked] {
+        assert_eq!(leadership(&view).code, LeadershipCode::Assigned);
+        let mut asked = view.clone();
+        partition(&mut asked).lead_not_before = NOW.plus(Duration::from_secs(1));
+        assert_eq!(leadership(&asked).code, LeadershipCode::Waiting);
+    }
+}
+
+#[test]
+fn leadership_goes_to_a_fresh_replica_and_never_during_a_regression() {
+    let mut view = view(&[0, 5000, 100], &[]);
+    heard_before(&mut view, 0, Duration::from_secs(20));
+    for seed in 0..20 {
+        let plan = plan(&view, &policy(), NOW, &Entropy::seeded(seed));
+        assert!(plan.commands.contains(&Command::Lead {
+            partition: P,
+            node: node(1)
+        }));
+    }
+    let sticky = snapshot_store::format::StickyReason::LogRegressed;
+    partition(&mut view).holds.insert(sticky, "in a test".to_owned());
+    let plan = plan(&view, &policy(), NOW, &Entropy::seeded(1));
+    assert_eq!(plan.partitions[&P].leadership.code, LeadershipCode::Held);
+    assert!(
+        !plan
+            .commands
+            .iter()
+            .any(|command| matches!(command, Command::Lead { .. }))
+    );
+}

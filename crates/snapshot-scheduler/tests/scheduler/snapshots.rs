@@ -1,0 +1,227 @@
+//! The scheduler against a fake cluster: snapshots, verified trims, pauses, restarts, two admins.
+
+use crate::cluster::{Cluster, node, p, policy};
+use snapshot_proto::v1;
+use snapshot_store::{Lsn, core::HoldReason, format::VerifyLevel};
+use std::{collections::BTreeSet, time::Duration};
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_is_asked_of_a_follower_at_the_threshold_and_not_before() {
+    let cluster = Cluster::new(1).await;
+    let running = cluster.start(policy());
+    cluster.append(p(0), 99).await;
+    running
+        .until("not due", |running| running.snapshot_code(0) == "not-due")
+        .await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(cluster.orders(), []);
+
+    cluster.append(p(0), 1).await;
+    running
+        .until("archived", |running| {
+            running.partition(0).archived_lsn == Some(100)
+        })
+        .await;
+    let orders = cluster.orders();
+    assert_eq!(orders.len(), 1);
+    let (asked, order) = &orders[0];
+    assert_ne!(*asked, node("w1"), "the leader is not asked");
+    assert_eq!((order.min_lsn, order.restorable_snapshots_min), (50, 2));
+    assert_eq!(running.trim_code(0), HoldReason::TooFewSnapshots.as_str());
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_alone_make_a_snapshot_due() {
+    let cluster = Cluster::new(1).await;
+    let mut policy = policy();
+    policy.snapshot_after_records = 0;
+    policy.snapshot_after_bytes = 500;
+    let running = cluster.start(policy);
+    cluster.append(p(0), 49).await;
+    running
+        .until("not due", |running| running.snapshot_code(0) == "not-due")
+        .await;
+    cluster.append(p(0), 1).await;
+    running
+        .until("archived", |running| {
+            running.partition(0).archived_lsn == Some(50)
+        })
+        .await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_log_is_trimmed_to_the_guard_under_a_certificate() {
+    let cluster = Cluster::new(1).await;
+    let running = cluster.start(policy());
+    cluster.append(p(0), 100).await;
+    running
+        .until("first", |running| running.partition(0).archived_lsn == Some(100))
+        .await;
+    assert_eq!(
+        cluster.trim_point(p(0)).await,
+        Lsn::ZERO,
+        "one snapshot is not enough"
+    );
+    cluster.append(p(0), 100).await;
+    running
+        .until("trimmed", |running| running.partition(0).trim_point == Some(100))
+        .await;
+
+    let certificate = cluster.certificate(p(0)).await.unwrap();
+    assert_eq!(certificate.up_to, Lsn::new(100));
+    assert_eq!(certificate.snapshots.len(), 2);
+    let pointer = cluster.pointer(p(0)).await.unwrap();
+    for certified in &certificate.snapshots {
+        assert_eq!(certified.verified, VerifyLevel::Content);
+        let entry = pointer
+            .snapshots
+            .iter()
+            .find(|entry| entry.snapshot_id == certified.snapshot_id)
+            .unwrap();
+        assert_ne!(
+            certified.verified_by, entry.node,
+            "a node does not verify what it made itself"
+        );
+    }
+    let view = running.partition(0);
+    assert_eq!((view.guard_lsn, view.archived_lsn), (Some(100), Some(200)));
+    running.until_held(0, HoldReason::NothingToTrim).await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_snapshot_is_verified_once() {
+    let cluster = Cluster::new(1).await;
+    let running = cluster.start(policy());
+    for _ in 0..4 {
+        let lsn = cluster.append(p(0), 100).await.get();
+        running
+            .until("archived", |running| {
+                running.partition(0).archived_lsn == Some(lsn)
+            })
+            .await;
+    }
+    running
+        .until("trimmed", |running| running.partition(0).trim_point == Some(300))
+        .await;
+    let verified: Vec<_> = cluster
+        .workers
+        .iter()
+        .flat_map(|worker| {
+            worker
+                .lock()
+                .verified
+                .iter()
+                .map(|r| r.snapshot_id.clone())
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    let distinct: BTreeSet<_> = verified.iter().collect();
+    assert_eq!(verified.len(), distinct.len(), "no snapshot is read twice");
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_leader_makes_the_snapshot_when_nobody_else_is_live() {
+    let cluster = Cluster::new(1).await;
+    cluster.worker("w2").set_up(false);
+    cluster.worker("w3").set_up(false);
+    let running = cluster.start(policy());
+    cluster.append(p(0), 100).await;
+    running
+        .until("archived", |running| {
+            running.partition(0).archived_lsn == Some(100)
+        })
+        .await;
+    assert_eq!(cluster.orders()[0].0, node("w1"));
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn failing_followers_are_waited_for_before_the_leader_is_asked() {
+    let cluster = Cluster::new(1).await;
+    for name in ["w2", "w3"] {
+        cluster.worker(name).lock().fail_snapshots = true;
+    }
+    let mut policy = policy();
+    policy.leader_fallback_after_ms = 0;
+    policy.validate().unwrap();
+    let running = cluster.start(policy);
+    cluster.append(p(0), 100).await;
+    running
+        .until("archived", |running| {
+            running.partition(0).archived_lsn == Some(100)
+        })
+        .await;
+    let asked: Vec<_> = cluster.orders().into_iter().map(|(node, _)| node).collect();
+    assert!(
+        asked.contains(&node("w2")) && asked.contains(&node("w3")),
+        "both were tried: {asked:?}"
+    );
+    assert!(asked.contains(&node("w1")));
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_decline_updates_the_view_and_somebody_else_is_asked() {
+    let cluster = Cluster::new(1).await;
+    cluster.append(p(0), 100).await;
+    // Both followers report 100 and say 10 when asked.
+    for name in ["w2", "w3"] {
+        cluster.worker(name).lock().declines.push(v1::SnapshotDeclined {
+            reason: v1::DeclineReason::Behind.into(),
+            applied_lsn: Some(10),
+            min_lsn: Some(50),
+            ..Default::default()
+        });
+    }
+    let running = cluster.start(policy());
+    running
+        .until("archived", |running| {
+            running.partition(0).archived_lsn == Some(100)
+        })
+        .await;
+    let asked: Vec<_> = cluster.orders().into_iter().map(|(node, _)| node).collect();
+    assert_eq!(
+        asked.iter().filter(|asked| **asked == node("w2")).count(),
+        1,
+        "{asked:?}"
+    );
+    assert_eq!(
+        asked.iter().filter(|asked| **asked == node("w3")).count(),
+        1,
+        "{asked:?}"
+    );
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_covered_decline_makes_the_admin_read_the_pointer_instead_of_asking_again() {
+    let cluster = Cluster::new(1).await;
+    let running = cluster.start(policy());
+    running
+        .until("view", |running| running.snapshot_code(0) == "not-due")
+        .await;
+    cluster.append(p(0), 100).await;
+    // Somebody publishes behind the admin's back, and no worker reports it.
+    cluster.publish("w3", p(0), Lsn::new(100)).await;
+    for worker in &cluster.workers {
+        worker.change(p(0), |status| status.archived = None);
+        worker.lock().declines.push(v1::SnapshotDeclined {
+            reason: v1::DeclineReason::Covered.into(),
+            applied_lsn: Some(100),
+            archived_lsn: Some(100),
+            ..Default::default()
+        });
+    }
+    running
+        .until("archived", |running| {
+            running.partition(0).archived_lsn == Some(100)
+        })
+        .await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(cluster.orders().len(), 1);
+    running.stop().await;
+}
