@@ -1,0 +1,199 @@
+//! The configuration files of a local cluster.
+
+use super::{Node, local::Layout};
+use std::path::PathBuf;
+use toml::{Table, Value};
+
+/// What differs between local clusters; the rest has the defaults of the configuration or values that suit a
+/// small cluster on one machine.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `policy.snapshot_after_records` of the admin.
+    pub snapshot_after_records: u64,
+    /// `policy.lag_records_max` of the admin; below `snapshot_after_records`.
+    pub lag_records_max: u64,
+    /// `policy.held_records_max` of the admin.
+    pub held_records_max: u64,
+    /// `policy.restorable_snapshots_min` of the admin.
+    pub restorable_snapshots_min: u32,
+    /// `policy.leader_fallback_after_ms` of the admin.
+    pub leader_fallback_after_ms: u64,
+    /// `scheduler.poll_interval_ms` and `scheduler.tick_interval_ms` of the admin.
+    pub tick_interval_ms: u64,
+    /// `scheduler.suspect_after_ms` of the admin.
+    pub suspect_after_ms: u64,
+    /// `scheduler.gone_after_ms` of the admin.
+    pub gone_after_ms: u64,
+    /// `worker.flush_interval_ms` of the workers.
+    pub flush_interval_ms: u64,
+    /// Sections and keys written over the rest, per role: `log`, `worker` or `admin`.
+    pub overrides: Vec<(&'static str, String)>,
+}
+
+impl Default for Settings {
+    /// Returns settings under which things happen within seconds.
+    fn default() -> Self {
+        Settings {
+            snapshot_after_records: 200,
+            lag_records_max: 100,
+            held_records_max: 400,
+            restorable_snapshots_min: 2,
+            leader_fallback_after_ms: 20_000,
+            tick_interval_ms: 200,
+            suspect_after_ms: 1_000,
+            gone_after_ms: 2_500,
+            flush_interval_ms: 300,
+            overrides: Vec::new(),
+        }
+    }
+}
+
+/// Writes numbers as TOML integers; they are far below the limit.
+fn number(value: u64) -> Value {
+    Value::Integer(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+fn text(value: impl ToString) -> Value {
+    Value::String(value.to_string())
+}
+
+fn path(value: PathBuf) -> Value {
+    Value::String(value.to_string_lossy().into_owned())
+}
+
+fn table<const N: usize>(entries: [(&str, Value); N]) -> Table {
+    entries
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect()
+}
+
+/// Returns the configuration file of `node`.
+pub(super) fn render(node: Node, layout: &Layout, settings: &Settings) -> String {
+    let (role, mut config) = match node {
+        Node::Log => ("log", log(node, layout)),
+        Node::Admin => ("admin", admin(node, layout, settings)),
+        Node::Worker(_) => ("worker", worker(node, layout, settings)),
+    };
+    for (for_role, fragment) in &settings.overrides {
+        let fragment = fragment.parse::<Table>();
+        if let (true, Ok(fragment)) = (*for_role == role, fragment) {
+            merge(&mut config, fragment);
+        }
+    }
+    format!("# Written by `tidemark demo` or a test for {node}.\n{config}")
+}
+
+/// Lays `over` over `base`, section by section.
+fn merge(base: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Table(below)), Value::Table(above)) => merge(below, above),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+fn log(node: Node, layout: &Layout) -> Table {
+    table([
+        ("node_id", text(node)),
+        ("listen", text(layout.listen(node))),
+        ("admin_listen", text(layout.log_admin_listen())),
+        ("metrics_listen", text(layout.metrics_listen(node))),
+        ("data_dir", path(layout.data_dir(node))),
+    ])
+}
+
+fn worker(node: Node, layout: &Layout, settings: &Settings) -> Table {
+    table([
+        ("node_id", text(node)),
+        ("listen", text(layout.listen(node))),
+        ("metrics_listen", text(layout.metrics_listen(node))),
+        ("data_dir", path(layout.data_dir(node))),
+        ("partitions", text("all")),
+        ("store", Value::Table(table([("url", text(layout.store_url()))]))),
+        ("log", Value::Table(table([("url", text(layout.url(Node::Log)))]))),
+        (
+            "limits",
+            Value::Table(table([("disk_reserve_bytes", number(16 << 20))])),
+        ),
+        (
+            "worker",
+            Value::Table(table([("flush_interval_ms", number(settings.flush_interval_ms))])),
+        ),
+    ])
+}
+
+fn admin(node: Node, layout: &Layout, settings: &Settings) -> Table {
+    let workers = (1..=layout.workers).map(Node::Worker).map(|worker| {
+        Value::Table(table([
+            ("node_id", text(worker)),
+            ("address", text(layout.url(worker))),
+            ("partitions", text("all")),
+        ]))
+    });
+    let log = table([
+        ("url", text(layout.url(Node::Log))),
+        ("admin_url", text(layout.log_admin_url())),
+    ]);
+    let policy = table([
+        ("snapshot_after_records", number(settings.snapshot_after_records)),
+        ("lag_records_max", number(settings.lag_records_max)),
+        ("held_records_max", number(settings.held_records_max)),
+        (
+            "restorable_snapshots_min",
+            number(settings.restorable_snapshots_min.into()),
+        ),
+        (
+            "leader_fallback_after_ms",
+            number(settings.leader_fallback_after_ms),
+        ),
+    ]);
+    let scheduler = table([
+        ("poll_interval_ms", number(settings.tick_interval_ms)),
+        ("tick_interval_ms", number(settings.tick_interval_ms)),
+        ("suspect_after_ms", number(settings.suspect_after_ms)),
+        ("gone_after_ms", number(settings.gone_after_ms)),
+        ("assign_leaders", Value::Boolean(true)),
+    ]);
+    table([
+        ("node_id", text(node)),
+        ("listen", text(layout.listen(node))),
+        ("metrics_listen", text(layout.metrics_listen(node))),
+        ("store", Value::Table(table([("url", text(layout.store_url()))]))),
+        ("log", Value::Table(log)),
+        ("policy", Value::Table(policy)),
+        ("scheduler", Value::Table(scheduler)),
+        ("workers", Value::Array(workers.collect())),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::PortBlock;
+
+    #[test]
+    fn every_file_is_toml_and_overrides_reach_only_their_role() {
+        let ports = PortBlock::take().unwrap();
+        let layout = Layout::new("/tmp/a folder".into(), 3, &ports);
+        let settings = Settings {
+            overrides: vec![("admin", "[policy]\nprune = false\n".to_owned())],
+            ..Settings::default()
+        };
+        for node in Node::all(3) {
+            let config: Table = render(node, &layout, &settings).parse().unwrap();
+            assert_eq!(config["node_id"].as_str(), Some(node.to_string().as_str()));
+            let policy = config.get("policy").and_then(Value::as_table);
+            assert_eq!(
+                policy.and_then(|policy| policy.get("prune")).is_some(),
+                node == Node::Admin
+            );
+            if let Some(policy) = policy {
+                assert_eq!(policy["lag_records_max"].as_integer(), Some(100));
+            }
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Where the nodes of a local cluster are reached, and clients to them.
+
+use super::{ClusterError, Node};
+use snapshot_proto::{
+    kv::kv_service_client::KvServiceClient,
+    v1::{
+        ClusterStatus, GetClusterStatusRequest, GetStatusRequest, WorkerStatus,
+        admin_service_client::AdminServiceClient, log_service_client::LogServiceClient,
+        worker_service_client::WorkerServiceClient,
+    },
+};
+use std::{collections::BTreeMap, time::Duration};
+use tonic::transport::{Channel, Endpoint};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// A page of pairs may hold some values of the largest size.
+const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// Addresses of all nodes. Cheap enough to clone into tasks.
+#[derive(Clone, Debug)]
+pub struct Endpoints {
+    pub(super) urls: BTreeMap<Node, String>,
+    pub(super) metrics: BTreeMap<Node, String>,
+    pub(super) log_admin: String,
+    pub(super) workers: u32,
+}
+
+impl Endpoints {
+    /// Returns the URL of the node's main gRPC service.
+    pub fn url(&self, node: Node) -> &str {
+        self.urls.get(&node).map_or("", String::as_str)
+    }
+
+    /// Returns `address:port` of the node's metrics endpoint.
+    pub fn metrics_address(&self, node: Node) -> &str {
+        self.metrics.get(&node).map_or("", String::as_str)
+    }
+
+    /// Returns the URL of the log's administrative service.
+    pub fn log_admin_url(&self) -> &str {
+        &self.log_admin
+    }
+
+    /// Returns how many workers there are.
+    pub fn workers(&self) -> u32 {
+        self.workers
+    }
+
+    /// Returns the URLs of all workers.
+    pub fn worker_urls(&self) -> Vec<String> {
+        (1..=self.workers)
+            .map(|number| self.url(Node::Worker(number)).to_owned())
+            .collect()
+    }
+
+    /// Connects to the admin.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn admin(&self) -> Result<AdminServiceClient<Channel>, ClusterError> {
+        Ok(AdminServiceClient::new(self.connect(Node::Admin).await?))
+    }
+
+    /// Connects to the log.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn log(&self) -> Result<LogServiceClient<Channel>, ClusterError> {
+        Ok(LogServiceClient::new(self.connect(Node::Log).await?))
+    }
+
+    /// Connects to a worker.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn worker(&self, number: u32) -> Result<WorkerServiceClient<Channel>, ClusterError> {
+        Ok(WorkerServiceClient::new(
+            self.connect(Node::Worker(number)).await?,
+        ))
+    }
+
+    /// Connects to the key-value service of a worker.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn kv(&self, number: u32) -> Result<KvServiceClient<Channel>, ClusterError> {
+        let channel = self.connect(Node::Worker(number)).await?;
+        Ok(KvServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    /// Asks the admin for the state of the cluster.
+    ///
+    /// # Errors
+    /// When it does not answer, or with an error.
+    pub async fn cluster_status(&self) -> Result<ClusterStatus, ClusterError> {
+        let answer = self
+            .admin()
+            .await?
+            .get_cluster_status(GetClusterStatusRequest {})
+            .await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.refused(Node::Admin, &status))
+    }
+
+    /// Asks a worker for its state.
+    ///
+    /// # Errors
+    /// When it does not answer, or with an error.
+    pub async fn worker_status(&self, number: u32) -> Result<WorkerStatus, ClusterError> {
+        let answer = self
+            .worker(number)
+            .await?
+            .get_status(GetStatusRequest::default())
+            .await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.refused(Node::Worker(number), &status))
+    }
+
+    async fn connect(&self, node: Node) -> Result<Channel, ClusterError> {
+        let url = self.url(node);
+        let unreachable = |error: tonic::transport::Error| ClusterError::Unreachable {
+            node,
+            url: url.to_owned(),
+            detail: with_sources(&error),
+        };
+        let endpoint = Endpoint::from_shared(url.to_owned()).map_err(unreachable)?;
+        endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(REQUEST_TIMEOUT)
+            .tcp_nodelay(true)
+            .connect()
+            .await
+            .map_err(unreachable)
+    }
+
+    fn refused(&self, node: Node, status: &tonic::Status) -> ClusterError {
+        ClusterError::Unreachable {
+            node,
+            url: self.url(node).to_owned(),
+            detail: status.to_string(),
+        }
+    }
+}
+
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,463 @@
+//! A running local cluster.
+
+use super::{
+    ClusterError, Endpoints, Node, PortBlock, Settings, config,
+    process::{NodeProcess, last_lines},
+    wait_for,
+};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+const READY_WITHIN: Duration = Duration::from_secs(60);
+const STOP_WITHIN: Duration = Duration::from_secs(30);
+const INIT_WITHIN: Duration = Duration::from_secs(60);
+const LOG_LINES: usize = 20;
+
+/// What a local cluster is to be.
+#[derive(Clone, Debug)]
+pub struct ClusterSpec {
+    /// Name given to `cluster init`.
+    pub name: String,
+    /// Folder for configuration, data, bucket and logs; created.
+    pub dir: PathBuf,
+    /// The `tidemark` binary.
+    pub binary: PathBuf,
+    /// How many workers.
+    pub workers: u32,
+    /// How many partitions.
+    pub partitions: u32,
+    /// What the configuration files say.
+    pub settings: Settings,
+}
+
+/// Where everything of a local cluster is.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    dir: PathBuf,
+    pub(super) workers: u32,
+    first_port: u16,
+}
+
+impl Layout {
+    /// Ports per node: main, metrics, and one more for the log's administration.
+    const PORTS: u16 = 3;
+
+    pub(super) fn new(dir: PathBuf, workers: u32, ports: &PortBlock) -> Self {
+        Layout {
+            dir,
+            workers,
+            first_port: ports.port(0),
+        }
+    }
+
+    fn port(&self, node: Node, index: u16) -> u16 {
+        let place = match node {
+            Node::Log => 0,
+            Node::Admin => 1,
+            Node::Worker(number) => 1 + u16::try_from(number).unwrap_or(0),
+        };
+        self.first_port + place * Self::PORTS + index
+    }
+
+    pub(super) fn listen(&self, node: Node) -> String {
+        format!("127.0.0.1:{}", self.port(node, 0))
+    }
+
+    pub(super) fn metrics_listen(&self, node: Node) -> String {
+        format!("127.0.0.1:{}", self.port(node, 1))
+    }
+
+    pub(super) fn log_admin_listen(&self) -> String {
+        format!("127.0.0.1:{}", self.port(Node::Log, 2))
+    }
+
+    pub(super) fn url(&self, node: Node) -> String {
+        format!("http://{}", self.listen(node))
+    }
+
+    pub(super) fn log_admin_url(&self) -> String {
+        format!("http://{}", self.log_admin_listen())
+    }
+
+    pub(super) fn data_dir(&self, node: Node) -> PathBuf {
+        self.dir.join("data").join(node.to_string())
+    }
+
+    fn bucket(&self) -> PathBuf {
+        self.dir.join("bucket")
+    }
+
+    pub(super) fn store_url(&self) -> String {
+        url::Url::from_file_path(self.bucket()).map_or_else(|()| String::new(), String::from)
+    }
+
+    fn config(&self, node: Node) -> PathBuf {
+        self.dir.join("config").join(format!("{node}.toml"))
+    }
+
+    fn log(&self, node: Node) -> PathBuf {
+        self.dir.join("logs").join(format!("{node}.log"))
+    }
+}
+
+/// One log, one admin and some workers, each a process of its own. All of them end when this is dropped.
+#[derive(Debug)]
+pub struct LocalCluster {
+    spec: ClusterSpec,
+    layout: Layout,
+    endpoints: Endpoints,
+    processes: BTreeMap<Node, NodeProcess>,
+    _ports: PortBlock,
+}
+
+impl LocalCluster {
+    /// Most workers that one block of ports is enough for.
+    pub const WORKERS_MAX: u32 = 8;
+
+    /// Takes ports and writes the configuration files; starts nothing.
+    ///
+    /// # Errors
+    /// When the folder holds something, files cannot be written or no ports are free.
+    pub fn create(mut spec: ClusterSpec) -> Result<Self, ClusterError> {
+        spec.workers = spec.workers.clamp(1, Self::WORKERS_MAX);
+        make_folder(&spec.dir)?;
+        spec.dir = spec.dir.canonicalize().map_err(file_error("find", &spec.dir))?;
+        let holds_something = std::fs::read_dir(&spec.dir)
+            .map_err(file_error("read", &spec.dir))?
+            .next()
+            .is_some();
+        if holds_something {
+            return Err(ClusterError::NotEmpty { path: spec.dir });
+        }
+        let ports = PortBlock::take()?;
+        let layout = Layout::new(spec.dir.clone(), spec.workers, &ports);
+        for folder in ["config", "logs", "data", "bucket"] {
+            make_folder(&spec.dir.join(folder))?;
+        }
+        for node in Node::all(spec.workers) {
+            let path = layout.config(node);
+            std::fs::write(&path, config::render(node, &layout, &spec.settings))
+                .map_err(file_error("write", &path))?;
+        }
+        let nodes = Node::all(spec.workers);
+        let endpoints = Endpoints {
+            urls: nodes.iter().map(|node| (*node, layout.url(*node))).collect(),
+            metrics: nodes
+                .iter()
+                .map(|node| (*node, layout.metrics_listen(*node)))
+                .collect(),
+            log_admin: layout.log_admin_url(),
+            workers: spec.workers,
+        };
+        Ok(LocalCluster {
+            spec,
+            layout,
+            endpoints,
+            processes: BTreeMap::new(),
+            _ports: ports,
+        })
+    }
+
+    /// Creates a cluster, initialises it and starts all nodes.
+    ///
+    /// # Errors
+    /// When a step fails; nothing is left running.
+    pub async fn launch(spec: ClusterSpec) -> Result<Self, ClusterError> {
+        let mut cluster = Self::create(spec)?;
+        cluster.start(Node::Log).await?;
+        cluster.init().await?;
+        for node in cluster.nodes() {
+            if !cluster.is_running(node) {
+                cluster.start(node).await?;
+            }
+        }
+        Ok(cluster)
+    }
+
+    /// Runs `cluster init`; the log must be running.
+    ///
+    /// # Errors
+    /// When the command fails; the error says what it said.
+    pub async fn init(&self) -> Result<(), ClusterError> {
+        let partitions = self.spec.partitions.to_string();
+        let (store, log_admin) = (self.store_url(), self.layout.log_admin_url());
+        let arguments = [
+            "cluster",
+            "init",
+            "--name",
+            &self.spec.name,
+            "--partitions",
+            &partitions,
+        ];
+        let arguments = [&arguments[..], &["--store", &store, "--log-admin", &log_admin]].concat();
+        self.run(&arguments, INIT_WITHIN).await.map(drop)
+    }
+
+    /// Runs a command of the binary to its end and returns what it printed on its standard output.
+    ///
+    /// # Errors
+    /// When it cannot be run, does not end in time or fails; the error has its whole output.
+    pub async fn run(&self, arguments: &[&str], within: Duration) -> Result<String, ClusterError> {
+        let line = format!("tidemark {}", arguments.join(" "));
+        let mut command = tokio::process::Command::from(self.command());
+        command
+            .args(arguments)
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true);
+        let output = tokio::time::timeout(within, command.output()).await;
+        let Ok(output) = output else {
+            return Err(ClusterError::Timeout {
+                what: line,
+                within,
+                seen: "still running".to_owned(),
+            });
+        };
+        let output = output.map_err(process_error("run", &line))?;
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        if output.status.success() {
+            return Ok(printed);
+        }
+        let said = format!("{}{printed}", String::from_utf8_lossy(&output.stderr));
+        Err(ClusterError::Command {
+            command: line,
+            status: output.status,
+            output: said.trim().to_owned(),
+        })
+    }
+
+    /// Starts a node and waits until it serves.
+    ///
+    /// # Errors
+    /// When it runs already, ends, or does not serve in time; it is not left running then.
+    pub async fn start(&mut self, node: Node) -> Result<(), ClusterError> {
+        if self.is_running(node) {
+            return Err(ClusterError::WrongState {
+                node,
+                state: "running",
+            });
+        }
+        let mut command = self.command();
+        match node {
+            Node::Log => command.args(["log", "serve"]),
+            Node::Admin => command.arg("admin"),
+            Node::Worker(_) => command.arg("worker"),
+        };
+        command
+            .arg("--config")
+            .arg(self.layout.config(node))
+            .arg("--exit-on-stdin-close");
+        let log = self.layout.log(node);
+        let name = node.to_string();
+        let mut process = NodeProcess::spawn(command, &log).map_err(process_error("start", &name))?;
+        let mut ended = None;
+        let what = format!("{node} to serve");
+        wait_for(&what, READY_WITHIN, async || {
+            ended = process.ended().map_err(|error| error.to_string())?;
+            match process.ready_line() {
+                _ if ended.is_some() => Ok(()),
+                Ok(Some(_)) => Ok(()),
+                Ok(None) => Err(format!("its log ends with:\n{}", last_lines(&log, LOG_LINES))),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+        .await?;
+        if let Some(status) = ended {
+            let tail = last_lines(&log, LOG_LINES);
+            return Err(ClusterError::Exited {
+                node,
+                status,
+                log,
+                tail,
+            });
+        }
+        self.processes.insert(node, process);
+        Ok(())
+    }
+
+    /// Ends a node with SIGKILL.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill(&mut self, node: Node) -> Result<(), ClusterError> {
+        let mut process = self.take(node)?;
+        process
+            .kill()
+            .map(drop)
+            .map_err(process_error("kill", &node.to_string()))
+    }
+
+    /// Ends a node with SIGTERM and waits until it is gone.
+    ///
+    /// # Errors
+    /// When it does not run, or does not end in time; it is killed then.
+    pub async fn stop(&mut self, node: Node) -> Result<(), ClusterError> {
+        let mut process = self.take(node)?;
+        let name = node.to_string();
+        process.terminate().map_err(process_error("stop", &name))?;
+        wait_for(&format!("{node} to end after SIGTERM"), STOP_WITHIN, async || {
+            let ended = process.ended().map_err(|error| error.to_string())?;
+            ended.map(drop).ok_or_else(|| "still running".to_owned())
+        })
+        .await
+    }
+
+    /// Removes everything a node has stored; it must not run.
+    ///
+    /// # Errors
+    /// When it runs, or the folder cannot be removed.
+    pub fn wipe(&mut self, node: Node) -> Result<(), ClusterError> {
+        if self.is_running(node) {
+            return Err(ClusterError::WrongState {
+                node,
+                state: "running",
+            });
+        }
+        let path = self.layout.data_dir(node);
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file_error("remove", &path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends all nodes: politely, all at once, then by force.
+    pub async fn shutdown(&mut self) {
+        // Workers and admin first, so that none complains about a log that has gone.
+        for log_too in [false, true] {
+            let mut ending: Vec<NodeProcess> = Vec::new();
+            for node in self.nodes() {
+                if (node == Node::Log) == log_too
+                    && let Some(process) = self.processes.remove(&node)
+                {
+                    ending.push(process);
+                }
+            }
+            ending.retain(|process| process.terminate().is_ok());
+            let gone = wait_for("all nodes to end", STOP_WITHIN, async || {
+                ending.retain_mut(|process| !matches!(process.ended(), Ok(Some(_)) | Err(_)));
+                if ending.is_empty() {
+                    Ok(())
+                } else {
+                    Err(format!("{} left", ending.len()))
+                }
+            });
+            // Whatever is left is killed by dropping it.
+            let _ = gone.await;
+        }
+    }
+
+    /// Ends all nodes with SIGKILL.
+    pub fn kill_all(&mut self) {
+        self.processes.clear();
+    }
+
+    /// Returns whether the process of a node runs.
+    pub fn is_running(&mut self, node: Node) -> bool {
+        self.processes
+            .get_mut(&node)
+            .is_some_and(|process| matches!(process.ended(), Ok(None)))
+    }
+
+    /// Returns the id of a node's process.
+    pub fn process_id(&self, node: Node) -> Option<u32> {
+        self.processes.get(&node).map(NodeProcess::id)
+    }
+
+    /// Returns all nodes, in the order in which they are started.
+    pub fn nodes(&self) -> Vec<Node> {
+        Node::all(self.spec.workers)
+    }
+
+    /// Returns where the nodes are reached.
+    pub fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
+    }
+
+    /// Returns what the cluster was made from.
+    pub fn spec(&self) -> &ClusterSpec {
+        &self.spec
+    }
+
+    /// Returns the configuration file of a node.
+    pub fn config_path(&self, node: Node) -> PathBuf {
+        self.layout.config(node)
+    }
+
+    /// Returns the data folder of a node.
+    pub fn data_dir(&self, node: Node) -> PathBuf {
+        self.layout.data_dir(node)
+    }
+
+    /// Returns the file with the output of a node.
+    pub fn log_path(&self, node: Node) -> PathBuf {
+        self.layout.log(node)
+    }
+
+    /// Returns the last lines of a node's output.
+    pub fn log_tail(&self, node: Node) -> String {
+        last_lines(&self.layout.log(node), LOG_LINES)
+    }
+
+    /// Returns the folder of the object store.
+    pub fn bucket_dir(&self) -> PathBuf {
+        self.layout.bucket()
+    }
+
+    /// Returns the URL of the object store.
+    pub fn store_url(&self) -> String {
+        self.layout.store_url()
+    }
+
+    /// Returns the command lines that start this cluster again, in order.
+    pub fn start_commands(&self) -> Vec<String> {
+        let command = |node: Node| {
+            let role = match node {
+                Node::Log => "log serve",
+                Node::Admin => "admin",
+                Node::Worker(_) => "worker",
+            };
+            format!(
+                "{} {role} --config {}",
+                self.spec.binary.display(),
+                self.config_path(node).display()
+            )
+        };
+        self.nodes().into_iter().map(command).collect()
+    }
+
+    fn take(&mut self, node: Node) -> Result<NodeProcess, ClusterError> {
+        self.processes.remove(&node).ok_or(ClusterError::WrongState {
+            node,
+            state: "not running",
+        })
+    }
+
+    /// The binary, without settings from the environment that would change what the configuration files say.
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.spec.binary);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("TIDEMARK") {
+                command.env_remove(name);
+            }
+        }
+        command
+    }
+}
+
+fn make_folder(path: &Path) -> Result<(), ClusterError> {
+    std::fs::create_dir_all(path).map_err(file_error("create", path))
+}
+
+fn file_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ClusterError {
+    let path = path.to_owned();
+    move |source| ClusterError::File { action, path, source }
+}
+
+fn process_error(action: &'static str, what: &str) -> impl FnOnce(io::Error) -> ClusterError {
+    let what = what.to_owned();
+    move |source| ClusterError::Process { action, what, source }
+}

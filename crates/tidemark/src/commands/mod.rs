@@ -1,0 +1,28 @@
+//! What operators call. Each command asks, prints a table or one JSON object, and says in its exit code whether
+//! all parts went well.
+
+pub mod cluster_init;
+pub mod config;
+pub mod kv;
+pub mod log;
+pub mod pause;
+pub mod snapshots;
+pub mod status;
+pub mod trim;
+
+mod admin_client;
+mod render;
+pub mod verify;
+
+pub use admin_client::AdminArgs;
+
+use std::process::ExitCode;
+
+/// Turns "did all parts go well" into an exit code.
+fn exit(all_well: bool) -> ExitCode {
+    if all_well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

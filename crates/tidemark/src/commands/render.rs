@@ -1,0 +1,200 @@
+//! Wire values as JSON and as words, the same in every command.
+
+use crate::output::hex;
+use serde_json::{Value, json};
+use snapshot_proto::v1::{
+    ClusterStatus, Liveness, NodeView, PartitionState, PartitionView, PauseEntry, Reason, ReplicaRole,
+    ReplicaView, RestoreKind, SnapshotView, TrimOutcome, VerifyLevel,
+};
+use snapshot_store::Timestamp;
+
+pub(super) fn liveness(value: i32) -> &'static str {
+    match Liveness::try_from(value) {
+        Ok(Liveness::Live) => "live",
+        Ok(Liveness::Suspect) => "suspect",
+        Ok(Liveness::Gone) => "gone",
+        Ok(Liveness::Unknown | Liveness::Unspecified) | Err(_) => "unknown",
+    }
+}
+
+pub(super) fn state(value: i32) -> &'static str {
+    match PartitionState::try_from(value) {
+        Ok(PartitionState::Opening) => "opening",
+        Ok(PartitionState::Restoring) => "restoring",
+        Ok(PartitionState::CatchingUp) => "catching-up",
+        Ok(PartitionState::Active) => "active",
+        Ok(PartitionState::Blocked) => "blocked",
+        Ok(PartitionState::Unspecified) | Err(_) => "unknown",
+    }
+}
+
+pub(super) fn role(value: i32) -> &'static str {
+    match ReplicaRole::try_from(value) {
+        Ok(ReplicaRole::Leader) => "leader",
+        Ok(ReplicaRole::Follower) => "follower",
+        Ok(ReplicaRole::Unspecified) | Err(_) => "unknown",
+    }
+}
+
+pub(super) fn level(value: i32) -> &'static str {
+    match VerifyLevel::try_from(value) {
+        Ok(VerifyLevel::Presence) => "presence",
+        Ok(VerifyLevel::Content) => "content",
+        Ok(VerifyLevel::Restore) => "restore",
+        Ok(VerifyLevel::Unspecified) | Err(_) => "none",
+    }
+}
+
+fn restore_kind(value: i32) -> &'static str {
+    match RestoreKind::try_from(value) {
+        Ok(RestoreKind::Bootstrap) => "bootstrap",
+        Ok(RestoreKind::TrimGap) => "trim-gap",
+        Ok(RestoreKind::Unspecified) | Err(_) => "unknown",
+    }
+}
+
+pub(super) fn time(millis: u64) -> String {
+    Timestamp::from_millis(millis).to_string()
+}
+
+pub(super) fn reason_text(reason: Option<&Reason>) -> String {
+    match reason {
+        Some(reason) if reason.detail.is_empty() => reason.code.clone(),
+        Some(reason) => format!("{}: {}", reason.code, reason.detail),
+        None => "-".to_owned(),
+    }
+}
+
+fn reason_json(reason: Option<&Reason>) -> Value {
+    reason.map_or(Value::Null, |reason| {
+        json!({
+            "code": reason.code,
+            "detail": reason.detail,
+            "remedy": reason.remedy,
+            "for_ms": reason.for_ms,
+        })
+    })
+}
+
+pub(super) fn cluster_json(status: &ClusterStatus) -> Value {
+    json!({
+        "cluster": status.cluster,
+        "fingerprint": hex(&status.fingerprint),
+        "admin": status.admin,
+        "tick": status.tick,
+        "nodes": status.nodes.iter().map(node_json).collect::<Vec<_>>(),
+        "partitions": status.partitions.iter().map(partition_json).collect::<Vec<_>>(),
+        "pauses": status.pauses.iter().map(pause_json).collect::<Vec<_>>(),
+    })
+}
+
+fn node_json(node: &NodeView) -> Value {
+    json!({
+        "node": node.node,
+        "address": node.address,
+        "liveness": liveness(node.liveness),
+        "age_ms": node.age_ms,
+        "error": node.error,
+    })
+}
+
+pub(super) fn partition_json(view: &PartitionView) -> Value {
+    json!({
+        "partition": view.partition,
+        "incarnation": view.incarnation.as_ref().map(|incarnation| json!({
+            "generation": incarnation.generation,
+            "id": hex(&incarnation.id),
+        })),
+        "trim_point": view.trim_point,
+        "tail": view.tail,
+        "held_bytes": view.held_bytes,
+        "archived_lsn": view.archived_lsn,
+        "guard_lsn": view.guard_lsn,
+        "leader": view.leader.as_ref().map(|leader| json!({
+            "epoch": leader.epoch,
+            "node": leader.node,
+            "address": leader.address,
+        })),
+        "replicas_expected": view.replicas_expected,
+        "replicas": view.replicas.iter().map(replica_json).collect::<Vec<_>>(),
+        "snapshots": view.snapshots.iter().map(|snapshot| snapshot_json(view.partition, snapshot)).collect::<Vec<_>>(),
+        "snapshot": reason_json(view.snapshot.as_ref()),
+        "trim": reason_json(view.trim.as_ref()),
+        "leadership": reason_json(view.leadership.as_ref()),
+    })
+}
+
+fn replica_json(replica: &ReplicaView) -> Value {
+    let status = replica.status.as_ref();
+    json!({
+        "node": replica.node,
+        "liveness": liveness(replica.liveness),
+        "state": status.map(|status| state(status.state)),
+        "blocked_reason": status.map(|status| &status.blocked_reason).filter(|reason| !reason.is_empty()),
+        "blocked_detail": status.map(|status| &status.blocked_detail).filter(|detail| !detail.is_empty()),
+        "role": status.map(|status| role(status.role)),
+        "applied_lsn": status.and_then(|status| status.applied_lsn),
+        "durable_lsn": status.and_then(|status| status.durable_lsn),
+        "needed_lsn": status.and_then(|status| status.needed_lsn),
+        "log_bytes": status.and_then(|status| status.log_bytes),
+        "last_restore": status.and_then(|status| status.last_restore.as_ref()).map(|restore| json!({
+            "kind": restore_kind(restore.kind),
+            "snapshot_id": restore.snapshot_id,
+            "lsn": restore.lsn,
+            "bytes": restore.bytes,
+            "duration_ms": restore.duration_ms,
+            "damaged": restore.damaged,
+        })),
+        "damaged_snapshots": status.map(|status| &status.damaged_snapshots),
+    })
+}
+
+pub(super) fn snapshot_json(partition: u32, snapshot: &SnapshotView) -> Value {
+    json!({
+        "partition": partition,
+        "snapshot_id": snapshot.snapshot_id,
+        "lsn": snapshot.lsn,
+        "node": snapshot.node,
+        "role": role(snapshot.role),
+        "bytes_total": snapshot.bytes_total,
+        "bytes_uploaded": snapshot.bytes_uploaded,
+        "created_at": time(snapshot.created_at_ms),
+        "verified": level(snapshot.verified),
+        "damaged": snapshot.damaged,
+    })
+}
+
+pub(super) fn pause_json(pause: &PauseEntry) -> Value {
+    json!({
+        "scope": if pause.partition.is_some() { "partition" } else { "cluster" },
+        "partition": pause.partition,
+        "by": pause.by,
+        "at": time(pause.at_ms),
+        "reason": pause.reason,
+    })
+}
+
+pub(super) fn pause_text(pause: &PauseEntry) -> String {
+    let scope = match pause.partition {
+        Some(partition) => format!("partition {partition}"),
+        None => "the whole cluster".to_owned(),
+    };
+    format!(
+        "{scope} is paused by {} since {}: {}",
+        pause.by,
+        time(pause.at_ms),
+        pause.reason
+    )
+}
+
+pub(super) fn trim_json(outcome: &TrimOutcome) -> Value {
+    json!({
+        "partition": outcome.partition,
+        "code": outcome.code,
+        "detail": outcome.detail,
+        "trim_point_before": outcome.trim_point_before,
+        "trim_point_after": outcome.trim_point_after,
+        "guard_lsn": outcome.guard_lsn,
+        "left_behind": outcome.left_behind,
+    })
+}

@@ -1,0 +1,236 @@
+//! `status`, `partitions list` and `explain`.
+
+use super::{AdminArgs, exit, render};
+use crate::output::{OutputFormat, bytes, duration_ms, or_dash, table};
+use clap::{Args, Subcommand};
+use snapshot_proto::v1::{ClusterStatus, ExplainRequest, PartitionView, ReplicaView};
+use snapshot_store::PartitionId;
+use std::{fmt::Write as _, process::ExitCode};
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tidemark status
+  tidemark status --admin http://10.0.0.5:7400
+  tidemark status --output json | jq '.partitions[] | {partition, trim: .trim.code}'")]
+pub struct StatusArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+/// What to do with partitions.
+#[derive(Debug, Subcommand)]
+pub enum PartitionsCommand {
+    /// Show every replica of every partition.
+    #[command(after_help = "\
+Examples:
+  tidemark partitions list
+  tidemark partitions list --output json | jq '.partitions[].replicas[] | select(.state == \"blocked\")'")]
+    List(StatusArgs),
+}
+
+/// Arguments of `explain`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  tidemark explain 3")]
+pub struct ExplainArgs {
+    /// The partition.
+    partition: PartitionId,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+/// Shows nodes and partitions.
+///
+/// # Errors
+/// When the admin does not answer.
+pub async fn run(args: StatusArgs, output: OutputFormat) -> anyhow::Result<ExitCode> {
+    let status = args.admin.cluster_status().await?;
+    output.print(&render::cluster_json(&status), || status_text(&status))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says why a partition is treated as it is.
+///
+/// # Errors
+/// When the admin does not answer, or does not know the partition.
+pub async fn explain(args: ExplainArgs, output: OutputFormat) -> anyhow::Result<ExitCode> {
+    let mut client = args.admin.client()?;
+    let reply = args
+        .admin
+        .ask(client.explain(ExplainRequest {
+            partition: args.partition.get(),
+        }))
+        .await?;
+    let answer = serde_json::json!({
+        "partition": reply.partition.as_ref().map(render::partition_json),
+        "lines": reply.lines,
+    });
+    output.print(&answer, || explained(reply.partition.as_ref(), &reply.lines))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl PartitionsCommand {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// When the admin does not answer.
+    pub async fn run(self, output: OutputFormat) -> anyhow::Result<ExitCode> {
+        let PartitionsCommand::List(args) = self;
+        let status = args.admin.cluster_status().await?;
+        let answer = serde_json::json!({
+            "partitions": status.partitions.iter().map(render::partition_json).collect::<Vec<_>>(),
+        });
+        output.print(&answer, || replicas_table(&status))?;
+        Ok(exit(true))
+    }
+}
+
+fn status_text(status: &ClusterStatus) -> String {
+    let mut text = format!(
+        "Cluster {} as {} sees it, tick {}\n",
+        status.cluster, status.admin, status.tick
+    );
+    let nodes = status.nodes.iter().map(|node| {
+        let age = or_dash(node.age_ms.map(duration_ms));
+        [
+            node.node.clone(),
+            render::liveness(node.liveness).to_owned(),
+            age,
+            node.address.clone(),
+            node.error.clone(),
+        ]
+    });
+    text += &table(["node", "liveness", "last report", "address", "error"], nodes);
+    text += "\n";
+    let partitions = status.partitions.iter().map(partition_row);
+    text += &table(
+        [
+            "partition",
+            "leader",
+            "live",
+            "tail",
+            "trim point",
+            "guard",
+            "archived",
+            "held",
+            "snapshot",
+            "trim",
+        ],
+        partitions,
+    );
+    for line in status.pauses.iter().map(render::pause_text) {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "\n{line}");
+    }
+    text += &trouble(status);
+    text
+}
+
+fn partition_row(view: &PartitionView) -> [String; 10] {
+    let live = view
+        .replicas
+        .iter()
+        .filter(|replica| render::liveness(replica.liveness) == "live")
+        .count();
+    let code =
+        |reason: Option<&snapshot_proto::v1::Reason>| or_dash(reason.map(|reason| reason.code.clone()));
+    [
+        view.partition.to_string(),
+        or_dash(
+            view.leader
+                .as_ref()
+                .map(|leader| format!("{} (e{})", leader.node, leader.epoch)),
+        ),
+        format!("{live}/{}", view.replicas_expected),
+        or_dash(view.tail),
+        or_dash(view.trim_point),
+        or_dash(view.guard_lsn),
+        or_dash(view.archived_lsn),
+        or_dash(view.held_bytes.map(bytes)),
+        code(view.snapshot.as_ref()),
+        code(view.trim.as_ref()),
+    ]
+}
+
+/// Lists replicas that cannot go on, with what to do.
+fn trouble(status: &ClusterStatus) -> String {
+    let mut text = String::new();
+    for view in &status.partitions {
+        for replica in &view.replicas {
+            let Some(status) = replica
+                .status
+                .as_ref()
+                .filter(|status| !status.blocked_reason.is_empty())
+            else {
+                continue;
+            };
+            let _ = write!(
+                text,
+                "\npartition {} on {} is blocked ({}): {}",
+                view.partition, replica.node, status.blocked_reason, status.blocked_detail
+            );
+        }
+    }
+    text
+}
+
+fn replicas_table(status: &ClusterStatus) -> String {
+    let rows = status.partitions.iter().flat_map(|view| {
+        view.replicas
+            .iter()
+            .map(move |replica| replica_row(view.partition, replica))
+    });
+    let header = [
+        "partition",
+        "node",
+        "liveness",
+        "state",
+        "role",
+        "applied",
+        "durable",
+        "needed",
+        "last restore",
+    ];
+    format!("{}{}", table(header, rows), trouble(status))
+}
+
+fn replica_row(partition: u32, replica: &ReplicaView) -> [String; 9] {
+    let status = replica.status.as_ref();
+    let restored = status.and_then(|status| status.last_restore.as_ref());
+    [
+        partition.to_string(),
+        replica.node.clone(),
+        render::liveness(replica.liveness).to_owned(),
+        or_dash(status.map(|status| render::state(status.state))),
+        or_dash(status.map(|status| render::role(status.role))),
+        or_dash(status.and_then(|status| status.applied_lsn)),
+        or_dash(status.and_then(|status| status.durable_lsn)),
+        or_dash(status.and_then(|status| status.needed_lsn)),
+        or_dash(
+            restored.map(|restore| format!("at {} in {}", restore.lsn, duration_ms(restore.duration_ms))),
+        ),
+    ]
+}
+
+fn explained(view: Option<&PartitionView>, lines: &[String]) -> String {
+    let mut text = lines.join("\n");
+    if let Some(view) = view {
+        let reasons = [
+            ("snapshot", &view.snapshot),
+            ("trim", &view.trim),
+            ("leadership", &view.leadership),
+        ];
+        for (what, reason) in reasons {
+            let Some(reason) = reason else { continue };
+            let _ = write!(text, "\n{what}: {}", render::reason_text(Some(reason)));
+            if reason.for_ms > 0 {
+                let _ = write!(text, " (for {})", duration_ms(reason.for_ms));
+            }
+            if !reason.remedy.is_empty() {
+                let _ = write!(text, "\n  {}", reason.remedy);
+            }
+        }
+    }
+    text
+}

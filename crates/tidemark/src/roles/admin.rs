@@ -1,0 +1,112 @@
+//! The admin: orders snapshots, has them verified, trims logs, answers operators.
+
+use super::{
+    RoleArgs,
+    identity::{self, NamedLog},
+    log::{connect, connect_admin},
+    metrics,
+    serve::{Servers, announce_ready, bind},
+    stop,
+};
+use crate::config::{self, AdminConfig, WorkerEntry};
+use anyhow::Context as _;
+use snapshot_scheduler::{GrpcWorker, Scheduler, WorkerSpec};
+use snapshot_store::{NodeId, Repository, Seams};
+use std::{process::ExitCode, sync::Arc};
+use tokio_util::sync::CancellationToken;
+
+/// Runs an admin node.
+///
+/// # Errors
+/// When configuration or ports cannot be used, or when store and log belong to different clusters. A store or log
+/// that does not answer is waited for.
+pub async fn run(args: RoleArgs) -> anyhow::Result<ExitCode> {
+    let config: AdminConfig = config::load(&args.config)?;
+    let stop = stop::requested(args.exit_on_stdin_close)?;
+    let service = bind("listen", &config.listen).await?;
+    let metrics_port = bind("metrics_listen", &config.metrics_listen).await?;
+    let mut servers = Servers::start(metrics_port, metrics::install()?);
+    snapshot_scheduler::metrics::describe();
+
+    let seams = Seams::real();
+    let repository = Repository::open(&config.store.url, seams.clone())?;
+    let log = connect(&config.log.url)?;
+    let node = NodeId::new(config.node_id.clone())?;
+    let named = NamedLog {
+        log: log.as_ref(),
+        url: &config.log.url,
+    };
+    let readiness = servers.readiness().clone();
+    let record = identity::of_store(&repository, &named, &readiness, &stop).await?;
+    let Some(record) = record else {
+        return Ok(ExitCode::SUCCESS);
+    };
+
+    let scheduler = Scheduler::builder(config.policy.clone())
+        .options(config.scheduler.clone())
+        .admin(node.clone())
+        .cluster(&record)
+        .log(log)
+        .log_admin(connect_admin(&config.log.admin_url)?)
+        .repository(repository)
+        .workers(workers(&config.workers, record.partitions)?)
+        .seams(seams)
+        .build()?;
+    let handle = scheduler.handle();
+    let address = service.address;
+    servers
+        .serve(service, |routes| {
+            routes.add_service(handle.service());
+        })
+        .await?;
+    let running = Running::start(scheduler);
+    servers.readiness().ready();
+    tracing::info!(%node, cluster = %record.cluster, %address, "the admin serves");
+    announce_ready("admin", node.as_str(), address)?;
+
+    let served = servers.run_until(&stop).await;
+    servers.announce_stop().await;
+    stop::tidy("stopping the scheduler", running.stop()).await;
+    servers.drain().await;
+    served?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A scheduler that runs.
+pub(super) struct Running {
+    shutdown: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    pub(super) fn start(scheduler: Scheduler) -> Self {
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(scheduler.run(shutdown.clone()));
+        Running { shutdown, task }
+    }
+
+    pub(super) async fn stop(self) {
+        self.shutdown.cancel();
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "the scheduler ended with an error");
+        }
+    }
+}
+
+/// Turns the configured workers into what the scheduler takes.
+fn workers(entries: &[WorkerEntry], partitions: u32) -> anyhow::Result<Vec<WorkerSpec>> {
+    let spec = |(at, entry): (usize, &WorkerEntry)| {
+        let client = GrpcWorker::new(&entry.address).with_context(|| format!("workers[{at}].address"))?;
+        Ok(WorkerSpec {
+            node: NodeId::new(entry.node_id.clone())?,
+            address: entry.address.clone(),
+            partitions: identity::chosen(
+                &format!("workers[{at}].partitions"),
+                &entry.partitions,
+                partitions,
+            )?,
+            client: Arc::new(client),
+        })
+    };
+    entries.iter().enumerate().map(spec).collect()
+}
