@@ -1,0 +1,163 @@
+//! A local cluster for tests.
+
+use anyhow::{Context, bail};
+use std::{
+    ops::{Deref, DerefMut},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tidemark::cluster::{ClusterSpec, LocalCluster, Settings, wait_for};
+
+/// Returns the `tidemark` binary: `TIDEMARK_BIN`, or the one next to the tests that run.
+///
+/// # Errors
+/// When it was not built.
+pub fn binary() -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os("TIDEMARK_BIN") {
+        return Ok(path.into());
+    }
+    // Tests run as `target/<profile>/deps/<test>-<hash>`.
+    let test = std::env::current_exe()?;
+    let profile = test
+        .parent()
+        .and_then(Path::parent)
+        .context("the test has no folder")?;
+    let path = profile.join("tidemark");
+    if !path.is_file() {
+        bail!(
+            "{} is missing: run `cargo build --workspace --bins` first, or set TIDEMARK_BIN",
+            path.display()
+        );
+    }
+    Ok(path)
+}
+
+/// A cluster in a folder of its own. When a test fails, the last lines of all nodes are shown and the folder stays;
+/// otherwise it is removed.
+#[derive(Debug)]
+pub struct TestCluster {
+    cluster: LocalCluster,
+    dir: PathBuf,
+}
+
+impl TestCluster {
+    /// Starts a cluster in the folder `name` below `base`, which is emptied first.
+    ///
+    /// # Errors
+    /// When a node does not start.
+    pub async fn launch(
+        base: &str,
+        name: &str,
+        workers: u32,
+        partitions: u32,
+        settings: Settings,
+    ) -> anyhow::Result<Self> {
+        let dir = Path::new(base).join(name);
+        if dir.exists() {
+            std::fs::remove_dir_all(&dir)?;
+        }
+        let spec = ClusterSpec {
+            name: name.to_owned(),
+            dir: dir.clone(),
+            binary: binary()?,
+            workers,
+            partitions,
+            settings,
+        };
+        let cluster = LocalCluster::launch(spec).await?;
+        let cluster = TestCluster { cluster, dir };
+        cluster.until_healthy(Duration::from_secs(60)).await?;
+        Ok(cluster)
+    }
+
+    /// Waits until every partition is led, and active on every worker.
+    ///
+    /// # Errors
+    /// When that does not happen in time.
+    pub async fn until_healthy(&self, within: Duration) -> anyhow::Result<()> {
+        let (endpoints, partitions) = (self.cluster.endpoints(), self.cluster.spec().partitions);
+        wait_for(
+            "every partition to be led and active everywhere",
+            within,
+            async || {
+                for worker in 1..=endpoints.workers() {
+                    let status = endpoints
+                        .worker_status(worker)
+                        .await
+                        .map_err(|error| error.to_string())?;
+                    let active = status.partitions.iter().filter(|replica| {
+                        replica.state() == snapshot_proto::v1::PartitionState::Active
+                            && replica.leader.is_some()
+                    });
+                    if active.count() != partitions as usize {
+                        let states: Vec<_> = status
+                            .partitions
+                            .iter()
+                            .map(|replica| {
+                                (
+                                    replica.partition,
+                                    replica.state().as_str_name(),
+                                    &replica.blocked_detail,
+                                )
+                            })
+                            .collect();
+                        return Err(format!("worker {worker}: {states:?}"));
+                    }
+                }
+                endpoints
+                    .cluster_status()
+                    .await
+                    .map(drop)
+                    .map_err(|error| error.to_string())
+            },
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// Fails when the output of any node so far tells of a panic.
+    ///
+    /// # Errors
+    /// With the first lines that do.
+    pub fn check_no_panics(&self) -> anyhow::Result<()> {
+        for node in self.cluster.nodes() {
+            let log = std::fs::read(self.cluster.log_path(node))?;
+            let log = String::from_utf8_lossy(&log);
+            if let Some(line) = log.lines().find(|line| line.contains("panicked at")) {
+                bail!("{node} panicked: {line}");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Deref for TestCluster {
+    type Target = LocalCluster;
+    fn deref(&self) -> &LocalCluster {
+        &self.cluster
+    }
+}
+
+impl DerefMut for TestCluster {
+    fn deref_mut(&mut self) -> &mut LocalCluster {
+        &mut self.cluster
+    }
+}
+
+impl Drop for TestCluster {
+    fn drop(&mut self) {
+        self.cluster.kill_all();
+        if std::thread::panicking() {
+            for node in self.cluster.nodes() {
+                eprintln!(
+                    "--- last lines of {node} ({}):",
+                    self.cluster.log_path(node).display()
+                );
+                eprintln!("{}", self.cluster.log_tail(node));
+            }
+        } else {
+            // What cannot be removed is removed by the next run.
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
+}

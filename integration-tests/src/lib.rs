@@ -1,0 +1,14 @@
+//! What the tests with real processes share.
+//!
+//! - [`TestCluster`]: a cluster that shows its logs when a test fails.
+//! - [`SingleNode`]: one process beside it, for configurations that must not work.
+//! - [`bucket`]: an independent reader of the object store: plain JSON and hashes, none of the project's own code.
+//! - [`replicas`]: what each replica holds, read over gRPC.
+
+pub mod bucket;
+mod cluster;
+mod node;
+pub mod replicas;
+
+pub use cluster::{TestCluster, binary};
+pub use node::SingleNode;

@@ -1,0 +1,155 @@
+//! Every node's metrics endpoint passes `promtool check metrics` and has what operators need.
+
+use anyhow::{Context, bail, ensure};
+use integration_tests::TestCluster;
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    process::{Command, Stdio},
+    time::Duration,
+};
+use tidemark::{
+    cluster::{Node, Settings, wait_for},
+    kv::KvClient,
+};
+
+const PARTITIONS: u32 = 2;
+
+/// Beginnings of lines that each role must expose.
+const EXPECTED: &[(Node, &[&str])] = &[
+    (
+        Node::Worker(1),
+        &[
+            "tidemark_worker_snapshots_total{outcome=\"published\"}",
+            "tidemark_worker_declines_total{reason=\"behind\"}",
+            "tidemark_worker_restores_total{kind=\"bootstrap\"",
+            "tidemark_worker_uploaded_bytes_total",
+            "tidemark_worker_downloaded_bytes_total",
+            "tidemark_worker_apply_lag_records",
+        ],
+    ),
+    (
+        Node::Admin,
+        &[
+            "tidemark_admin_snapshots_requested_total{cause=\"records\"}",
+            "tidemark_admin_snapshot_outcomes_total{outcome=\"published\"}",
+            "tidemark_admin_declines_total{reason=\"behind\"}",
+            "tidemark_admin_trims_total{outcome=\"trimmed\"}",
+            "tidemark_admin_trimmed_records_total",
+            "tidemark_admin_holds_total{reason=\"replica-behind\"}",
+            "tidemark_admin_log_held_bytes{",
+        ],
+    ),
+    (
+        Node::Log,
+        &[
+            "tidemark_log_tail_lsn{",
+            "tidemark_log_trim_point_lsn{",
+            "tidemark_log_all_held_bytes",
+        ],
+    ),
+];
+
+/// Reads `/metrics` with nothing but a socket.
+fn scrape(address: &str) -> anyhow::Result<String> {
+    let mut stream = TcpStream::connect(address).with_context(|| address.to_owned())?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(
+        stream,
+        "GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no header")?;
+    ensure!(head.starts_with("HTTP/1.1 200"), "{address}: {head}");
+    ensure!(
+        !head.to_lowercase().contains("transfer-encoding: chunked"),
+        "{address} answers in chunks"
+    );
+    Ok(body.to_owned())
+}
+
+/// Runs `promtool check metrics`; it fails on bad names, missing help and everything Prometheus cannot read.
+fn check_with_promtool(node: Node, metrics: &str) -> anyhow::Result<()> {
+    let spawned = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut promtool = match spawned {
+        Ok(promtool) => promtool,
+        Err(error) => {
+            bail!("promtool: {error}; install Debian's package `prometheus` (scripts/test.sh does)")
+        }
+    };
+    // The whole text fits no pipe; promtool reads it before it writes.
+    promtool
+        .stdin
+        .take()
+        .context("no standard input")?
+        .write_all(metrics.as_bytes())?;
+    let output = promtool.wait_with_output()?;
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    ensure!(
+        output.status.success() && said.trim().is_empty(),
+        "{node}: {said}\n{metrics}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_metrics_endpoint_passes_promtool() -> anyhow::Result<()> {
+    let settings = Settings {
+        snapshot_after_records: 60,
+        lag_records_max: 30,
+        ..Settings::default()
+    };
+    let cluster =
+        TestCluster::launch(env!("CARGO_TARGET_TMPDIR"), "metrics", 2, PARTITIONS, settings).await?;
+    let client = KvClient::connect(cluster.endpoints().worker_urls()).await?;
+    for number in 0..300 * PARTITIONS {
+        client
+            .put(format!("key-{}", number % 50), format!("value {number}"))
+            .await?;
+    }
+    wait_for(
+        "every partition to be snapshotted and trimmed",
+        Duration::from_secs(60),
+        async || {
+            let status = cluster
+                .endpoints()
+                .cluster_status()
+                .await
+                .map_err(|error| error.to_string())?;
+            let trimmed = status
+                .partitions
+                .iter()
+                .filter(|view| view.trim_point > Some(0))
+                .count();
+            if trimmed == PARTITIONS as usize {
+                Ok(())
+            } else {
+                Err(format!("{trimmed} trimmed"))
+            }
+        },
+    )
+    .await?;
+    for node in cluster.nodes() {
+        let metrics = scrape(cluster.endpoints().metrics_address(node))?;
+        check_with_promtool(node, &metrics)?;
+        for (_, names) in EXPECTED.iter().filter(|(expected, _)| *expected == node) {
+            for name in *names {
+                ensure!(
+                    metrics.lines().any(|line| line.starts_with(name)),
+                    "{node} has no {name}; it has:\n{metrics}"
+                );
+            }
+        }
+    }
+    cluster.check_no_panics()
+}

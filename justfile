@@ -1,0 +1,40 @@
+# Every recipe sets up what it needs; `just verify` writes nothing into the tree.
+
+# Lists the recipes.
+default:
+    @just --list
+
+# Formatting, lints, documentation, dependencies, spelling.
+verify:
+    ./scripts/verify.sh
+
+# Repairs what can be repaired by a program: formatting, lints, spelling.
+fix:
+    #!/usr/bin/env bash
+    source scripts/lib.sh
+    need_build_tools
+    need_verify_tools
+    use_rocksdb_archive
+    cargo fmt --all
+    cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+    cargo fmt --all
+    typos --write-changes
+
+# All tests; arguments go to the test runner.
+test *args:
+    ./scripts/test.sh -- {{ args }}
+
+# The main job on this machine; see `scripts/demo.sh --help`.
+demo *args:
+    ./scripts/demo.sh {{ args }}
+
+# The long forms of the randomised tests: 50 rounds of kill -9, many cases per property.
+soak:
+    TIDEMARK_CHAOS_ROUNDS=50 PROPTEST_CASES=20000 ./scripts/test.sh
+
+# Known vulnerabilities among the dependencies; needs the network.
+audit:
+    #!/usr/bin/env bash
+    source scripts/lib.sh
+    need_verify_tools
+    cargo deny check advisories

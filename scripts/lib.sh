@@ -1,0 +1,248 @@
+# Shared by the scripts of this folder; sourced, never run.
+#
+# What a script leaves behind lies in one cache folder outside the clone, so that a second clone, or the same one
+# cleaned, starts warm:
+#
+#   <cache>/target              what cargo builds (unless CARGO_TARGET_DIR is set)
+#   <cache>/rocksdb/<key>       the RocksDB archive, which takes a quarter of an hour to compile
+#   <cache>/tools               just, typos, cargo-deny, cargo-machete, promtool, each at one version
+#   <cache>/bin/<clone>         the binary that the scripts start
+#
+# <cache> is ${XDG_CACHE_HOME:-$HOME/.cache}/tidemark. Deleting it costs time and nothing else.
+# Messages go to stderr: stdout belongs to the command that a script was asked for.
+
+# shellcheck shell=bash
+set -euo pipefail
+
+TIDEMARK_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+TIDEMARK_CACHE=${XDG_CACHE_HOME:-${HOME:?HOME is not set}/.cache}/tidemark
+TIDEMARK_TOOLS=$TIDEMARK_CACHE/tools
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$TIDEMARK_CACHE/target}
+case $CARGO_TARGET_DIR in /*) ;; *) CARGO_TARGET_DIR=$PWD/$CARGO_TARGET_DIR ;; esac
+mkdir -p "$TIDEMARK_CACHE" "$TIDEMARK_TOOLS/bin"
+export PATH=$TIDEMARK_TOOLS/bin:$PATH
+
+JUST_VERSION=1.59.0
+TYPOS_VERSION=1.52.0
+CARGO_MACHETE_VERSION=0.9.2
+CARGO_DENY_VERSION=0.20.2
+
+say() { printf '==> %s\n' "$*" >&2; }
+
+die() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+# Runs cargo in the clone: rust-toolchain.toml is found from the current folder, which may be any.
+in_root() { (cd "$TIDEMARK_ROOT" && "$@"); }
+
+# with_lock NAME COMMAND...: runs COMMAND while no other script of this user holds the lock NAME.
+with_lock() {
+    local lock=$TIDEMARK_CACHE/$1.lock
+    shift
+    (
+        flock -n 9 || { say "waiting for another run (lock $lock)" && flock 9; }
+        "$@" 9>&-
+    ) 9>"$lock"
+}
+
+# phase TITLE COMMAND...: runs COMMAND and keeps its duration for phase_report. A phase that fails ends the script, with
+# the report.
+PHASES=()
+phase() {
+    PHASE=$1
+    local begin=$SECONDS
+    shift
+    say "$PHASE"
+    "$@"
+    PHASES+=("$(printf '%6d s  %s' "$((SECONDS - begin))" "$PHASE")")
+    PHASE=
+}
+
+PHASE=
+report_failed_phase() {
+    local status=$?
+    [ -n "$PHASE" ] || return 0
+    phase_report
+    printf 'failed: %s (exit %d)\n' "$PHASE" "$status" >&2
+}
+trap report_failed_phase EXIT
+
+phase_report() {
+    [ "${#PHASES[@]}" = 0 ] && return
+    say "time per phase"
+    printf '%s\n' "${PHASES[@]}" >&2
+}
+
+# --- system packages ---------------------------------------------------------------------------------------------
+
+have_libclang() {
+    [ -n "${LIBCLANG_PATH:-}" ] && return
+    compgen -G '/usr/lib/llvm-*/lib/libclang.so' >/dev/null || compgen -G '/usr/lib*/libclang.so' >/dev/null
+}
+
+# apt_install PACKAGE...: installs with apt when this user may, else says what is missing and stops.
+apt_install() {
+    local as_root=()
+    command -v apt-get >/dev/null || die "please install (names as in Debian 12): $*"
+    if [ "$(id -u)" != 0 ]; then
+        command -v sudo >/dev/null && sudo -n true 2>/dev/null ||
+            die "please run: sudo apt-get install $*   (this user may not do it by itself)"
+        as_root=(sudo -n)
+    fi
+    say "installing with apt: $*"
+    local install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@")
+    if ! "${install[@]}" </dev/null >&2; then
+        "${as_root[@]}" apt-get update -q </dev/null >&2
+        "${install[@]}" </dev/null >&2 || die "apt could not install: $*"
+    fi
+}
+
+# What compiling needs: a C++20 compiler for RocksDB, libclang for its bindings, and Rust.
+need_build_tools() {
+    local missing=()
+    command -v g++ >/dev/null || missing+=(g++)
+    command -v cc >/dev/null || missing+=(gcc libc6-dev)
+    have_libclang || missing+=(libclang-dev)
+    [ "${#missing[@]}" = 0 ] || apt_install "${missing[@]}"
+
+    command -v cargo >/dev/null || [ ! -x "$HOME/.cargo/bin/cargo" ] || export PATH=$HOME/.cargo/bin:$PATH
+    command -v cargo >/dev/null || die "cargo is missing: install Rust with rustup, see https://rustup.rs"
+    if ! in_root cargo --version >/dev/null 2>&1; then
+        command -v rustup >/dev/null || die "cargo does not run; rust-toolchain.toml names the version that is needed"
+        say "installing the Rust toolchain of rust-toolchain.toml"
+        in_root rustup toolchain install >&2
+    fi
+}
+
+# promtool checks the metrics pages in tests. The program alone is taken out of Debian's package: installing the
+# package would start a Prometheus server.
+need_promtool() {
+    command -v promtool >/dev/null || with_lock tools install_promtool
+}
+
+install_promtool() {
+    [ ! -x "$TIDEMARK_TOOLS/bin/promtool" ] || return 0
+    command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null ||
+        die "promtool is missing: please install Prometheus' command line tools"
+    say "fetching promtool from Debian's package prometheus"
+    local dir
+    dir=$(mktemp -d "$TIDEMARK_TOOLS/promtool.XXXXXX")
+    chmod 755 "$dir"
+    if ! (cd "$dir" && apt-get download -q prometheus) >&2; then
+        apt_update_quietly
+        (cd "$dir" && apt-get download -q prometheus) >&2 || { rm -rf "$dir"; die "apt could not fetch prometheus"; }
+    fi
+    dpkg-deb -x "$dir"/prometheus_*.deb "$dir/x"
+    mv -f "$dir/x/usr/bin/promtool" "$TIDEMARK_TOOLS/bin/promtool"
+    rm -rf "$dir"
+}
+
+apt_update_quietly() {
+    if [ "$(id -u)" = 0 ]; then apt-get update -q >&2 || true; else sudo -n apt-get update -q >&2 || true; fi
+}
+
+# --- RocksDB -----------------------------------------------------------------------------------------------------
+
+# The archive may be reused as long as none of these changes.
+rocksdb_key() {
+    local version compiler settings
+    version=$(awk '/^name = "librocksdb-sys"$/ { getline; gsub(/"/, ""); print $3; exit }' "$TIDEMARK_ROOT/Cargo.lock")
+    [ -n "$version" ] || die "Cargo.lock does not name librocksdb-sys"
+    compiler=$("${CXX:-g++}" -dumpfullversion)
+    settings=$({
+        grep '^rocksdb = ' "$TIDEMARK_ROOT/Cargo.toml"
+        sed -n '/^\[profile\.dev\.package/,/^$/{/^[^#]/p}' "$TIDEMARK_ROOT/Cargo.toml"
+        printf '%s\n' "${RUSTFLAGS:-}" "${CXXFLAGS:-}"
+    } | sha256sum | cut -c1-8)
+    printf '%s-gcc%s-%s-%s\n' "$version" "$compiler" "$(uname -m)" "$settings"
+}
+
+# Exports ROCKSDB_LIB_DIR and ROCKSDB_STATIC, after compiling RocksDB if this machine has not done it yet.
+use_rocksdb_archive() {
+    if [ -n "${ROCKSDB_LIB_DIR:-}" ]; then
+        [ -f "$ROCKSDB_LIB_DIR/librocksdb.a" ] || die "ROCKSDB_LIB_DIR=$ROCKSDB_LIB_DIR holds no librocksdb.a"
+    else
+        local dir
+        dir=$TIDEMARK_CACHE/rocksdb/$(rocksdb_key)
+        [ -f "$dir/librocksdb.a" ] || with_lock rocksdb build_rocksdb_archive "$dir"
+        export ROCKSDB_LIB_DIR=$dir
+    fi
+    export ROCKSDB_STATIC=1
+}
+
+# Lets cargo compile RocksDB as it would for the product, and keeps the archive.
+build_rocksdb_archive() {
+    local dir=$1 out
+    [ ! -f "$dir/librocksdb.a" ] || return 0
+    say "compiling RocksDB once for this machine (about 15 minutes on 2 cores); kept in $dir"
+    # The messages name the folder the build script wrote to.
+    out=$(in_root cargo build --locked -p rocksdb --message-format=json-render-diagnostics </dev/null |
+        grep '"reason":"build-script-executed"' | grep 'librocksdb-sys' |
+        sed -n 's/.*"out_dir":"\([^"]*\)".*/\1/p' | tail -n 1) || true
+    [ -f "$out/librocksdb.a" ] || die "cargo built no librocksdb.a (looked in '$out')"
+    mkdir -p "$dir"
+    cp "$out/librocksdb.a" "$dir/librocksdb.a.part.$$"
+    mv -f "$dir/librocksdb.a.part.$$" "$dir/librocksdb.a"
+    # The archive is all that is needed of it.
+    find "$out" -name '*.o' -delete 2>/dev/null || true
+}
+
+# --- the binary --------------------------------------------------------------------------------------------------
+
+# build_tidemark [SELECTION...]: builds what cargo is told to (by default only the binary) and sets TIDEMARK_BIN to the
+# binary. Clones share the target folder, so each starts its own link of it: building another clone does not change the
+# program under a running demo.
+build_tidemark() {
+    TIDEMARK_BIN=$TIDEMARK_CACHE/bin/$(printf '%s' "$TIDEMARK_ROOT" | sha256sum | cut -c1-12)/tidemark
+    export TIDEMARK_BIN
+    [ "$#" -gt 0 ] || set -- -p tidemark --bin tidemark
+    with_lock build build_tidemark_locked "$@"
+}
+
+build_tidemark_locked() {
+    in_root cargo build --locked "$@" </dev/null >&2
+    mkdir -p "$(dirname "$TIDEMARK_BIN")"
+    rm -f "$TIDEMARK_BIN.new"
+    ln "$CARGO_TARGET_DIR/debug/tidemark" "$TIDEMARK_BIN.new" 2>/dev/null ||
+        cp "$CARGO_TARGET_DIR/debug/tidemark" "$TIDEMARK_BIN.new"
+    # Renaming one link of a file to another link of it does nothing: so the old one goes first.
+    rm -f "$TIDEMARK_BIN"
+    mv "$TIDEMARK_BIN.new" "$TIDEMARK_BIN"
+}
+
+# --- tools of `just verify` --------------------------------------------------------------------------------------
+
+need_verify_tools() { with_lock tools install_verify_tools; }
+
+install_verify_tools() {
+    local venv=$TIDEMARK_TOOLS/venv-just-$JUST_VERSION-typos-$TYPOS_VERSION
+    if [ ! -x "$venv/bin/typos" ] || [ ! -x "$venv/bin/just" ]; then
+        say "installing just $JUST_VERSION and typos $TYPOS_VERSION"
+        local made=0
+        rm -rf "$venv"
+        python3 -m venv "$venv" >/dev/null 2>&1 || made=$?
+        if [ "$made" != 0 ]; then
+            apt_install python3-venv
+            rm -rf "$venv"
+            python3 -m venv "$venv"
+        fi
+        "$venv/bin/pip" install -q --disable-pip-version-check "rust-just==$JUST_VERSION" "typos==$TYPOS_VERSION" >&2
+    fi
+    ln -sf "$venv/bin/just" "$venv/bin/typos" "$TIDEMARK_TOOLS/bin/"
+    install_cargo_tool cargo-machete "$CARGO_MACHETE_VERSION"
+    install_cargo_tool cargo-deny "$CARGO_DENY_VERSION"
+}
+
+# Unoptimised: these run for seconds, and compiling them optimised takes minutes.
+install_cargo_tool() {
+    local name=$1 version=$2 done=$TIDEMARK_TOOLS/$1-$2.installed
+    [ -x "$TIDEMARK_TOOLS/bin/$name" ] && [ -f "$done" ] && return
+    need_build_tools
+    say "installing $name $version"
+    in_root env -u RUSTFLAGS CARGO_PROFILE_DEV_DEBUG=0 cargo install --locked --debug --force -q \
+        --root "$TIDEMARK_TOOLS" --target-dir "$TIDEMARK_TOOLS/build" --version "$version" "$name" </dev/null >&2
+    rm -rf "$TIDEMARK_TOOLS/build"
+    touch "$done"
+}
