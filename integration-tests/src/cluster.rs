@@ -32,16 +32,18 @@ pub fn binary() -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// A cluster in a folder of its own. When a test fails, the last lines of all nodes are shown and the folder stays;
-/// otherwise it is removed.
+/// A cluster in a folder of its own. Unless a test finishes it, the last lines of all nodes are shown at the end and
+/// the folder stays.
 #[derive(Debug)]
 pub struct TestCluster {
     cluster: LocalCluster,
     dir: PathBuf,
+    finished: bool,
 }
 
 impl TestCluster {
-    /// Starts a cluster in the folder `name` below `base`, which is emptied first.
+    /// Starts a cluster in a folder below `base` that begins with `name` and is this process's own: some test runners
+    /// give every test a process.
     ///
     /// # Errors
     /// When a node does not start.
@@ -52,7 +54,7 @@ impl TestCluster {
         partitions: u32,
         settings: Settings,
     ) -> anyhow::Result<Self> {
-        let dir = Path::new(base).join(name);
+        let dir = Path::new(base).join(format!("{name}-{}", std::process::id()));
         if dir.exists() {
             std::fs::remove_dir_all(&dir)?;
         }
@@ -65,7 +67,11 @@ impl TestCluster {
             settings,
         };
         let cluster = LocalCluster::launch(spec).await?;
-        let cluster = TestCluster { cluster, dir };
+        let cluster = TestCluster {
+            cluster,
+            dir,
+            finished: false,
+        };
         cluster.until_healthy(Duration::from_secs(60)).await?;
         Ok(cluster)
     }
@@ -115,6 +121,16 @@ impl TestCluster {
         Ok(())
     }
 
+    /// Ends a test that went well: no node has panicked, and the folder is removed.
+    ///
+    /// # Errors
+    /// When a node has panicked.
+    pub fn finish(mut self) -> anyhow::Result<()> {
+        self.check_no_panics()?;
+        self.finished = true;
+        Ok(())
+    }
+
     /// Fails when the output of any node so far tells of a panic.
     ///
     /// # Errors
@@ -147,7 +163,7 @@ impl DerefMut for TestCluster {
 impl Drop for TestCluster {
     fn drop(&mut self) {
         self.cluster.kill_all();
-        if std::thread::panicking() {
+        if !self.finished {
             for node in self.cluster.nodes() {
                 eprintln!(
                     "--- last lines of {node} ({}):",

@@ -151,5 +151,5 @@ async fn every_metrics_endpoint_passes_promtool() -> anyhow::Result<()> {
             }
         }
     }
-    cluster.check_no_panics()
+    cluster.finish()
 }

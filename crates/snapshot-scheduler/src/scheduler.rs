@@ -308,6 +308,8 @@ fn note_plan(ctx: &Context, state: &mut State, plan: &Plan, now: core::Moment) {
             _ => None,
         };
         if let Some((reason, detail)) = &planned.trim_hold {
+            // Once it is over, the log is looked at again though nothing about the snapshots changed.
+            view.trim.looked = None;
             memory.trim = TrimStatus::Held {
                 reason: *reason,
                 detail: detail.clone(),

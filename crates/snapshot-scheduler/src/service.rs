@@ -124,14 +124,13 @@ fn settled(mut status: v1::ClusterStatus) -> v1::ClusterStatus {
         node.age_ms = None;
     }
     for partition in &mut status.partitions {
-        for reason in [
+        let reasons = [
             &mut partition.snapshot,
             &mut partition.trim,
             &mut partition.leadership,
-        ] {
-            if let Some(reason) = reason {
-                reason.for_ms = 0;
-            }
+        ];
+        for reason in reasons.into_iter().flatten() {
+            reason.for_ms = 0;
         }
     }
     status

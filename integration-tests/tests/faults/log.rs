@@ -1,6 +1,6 @@
 //! A log that is gone, or not the one it was.
 
-use crate::shared::{Lease, PARTITIONS, WITHIN, WORKERS, lease, says};
+use crate::shared::{Lease, PARTITIONS, WITHIN, WORKERS, lease, says, words};
 use anyhow::{Context, ensure};
 use std::time::Duration;
 use tidemark::cluster::{Node, wait_for};
@@ -42,17 +42,20 @@ async fn an_empty_log_in_place_of_the_old_one_is_never_written() -> anyhow::Resu
     let mut lease = lease().await?;
     lease.client.put("before", "the log was lost").await?;
     // Restarted workers look at the log anew, like those of a machine that lost its disk and came back.
-    for node in lease.nodes() {
-        lease.stop(node).await?;
+    let nodes: Vec<Node> = lease
+        .nodes()
+        .into_iter()
+        .filter(|node| *node != Node::Admin)
+        .collect();
+    for node in nodes.iter().rev() {
+        lease.stop(*node).await?;
     }
     let pointers = pointers(&lease)?;
-    let (data, aside) = (
-        lease.data_dir(Node::Log),
-        lease.data_dir(Node::Log).with_extension("aside"),
-    );
+    let data = lease.data_dir(Node::Log);
+    let aside = data.with_extension("aside");
     std::fs::rename(&data, &aside)?;
-    for node in lease.nodes() {
-        lease.start(node).await?;
+    for node in &nodes {
+        lease.start(*node).await?;
     }
     wait_for(
         "all replicas to be blocked by the missing log",
@@ -80,6 +83,8 @@ async fn an_empty_log_in_place_of_the_old_one_is_never_written() -> anyhow::Resu
     )
     .await?;
     says(&refused_write(&lease).await?, &["partition"])?;
+    let held = lease.until_held(0, &["log-unavailable", "stale-view"]).await?;
+    says(&words(Some(&held)), &["log"])?;
     ensure!(
         self::pointers(&lease)? == pointers,
         "an empty log displaced a pointer"

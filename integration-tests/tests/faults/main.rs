@@ -1,7 +1,7 @@
 //! Faults, one test each: a clear message that names the thing and the remedy, nothing panics, nothing is lost,
 //! other partitions go on.
 //!
-//! All tests share one small cluster, one after the other; each leaves it healthy.
+//! The tests of one process share one small cluster, one after the other; each leaves it healthy.
 
 mod log;
 mod nodes;

@@ -2,8 +2,16 @@
 
 use anyhow::{Context, ensure};
 use integration_tests::TestCluster;
-use snapshot_proto::v1::{PartitionView, Reason, ResumeRequest};
-use std::{ops::Deref, ops::DerefMut, time::Duration};
+use snapshot_proto::{
+    kv::{Operation, operation::Change},
+    v1::{PartitionView, Reason},
+};
+use snapshot_store::PartitionId;
+use std::{
+    collections::BTreeMap,
+    ops::{Deref, DerefMut},
+    time::Duration,
+};
 use tidemark::{
     cluster::{Settings, wait_for},
     kv::KvClient,
@@ -23,6 +31,7 @@ static CLUSTER: Mutex<Option<TestCluster>> = Mutex::const_new(None);
 /// The shared cluster, healthy, for one test.
 pub(crate) struct Lease {
     guard: MutexGuard<'static, Option<TestCluster>>,
+    given_back: bool,
     pub(crate) client: KvClient,
 }
 
@@ -39,7 +48,7 @@ impl DerefMut for Lease {
     }
 }
 
-/// Takes the cluster, starting what does not run; every partition has snapshots and was trimmed.
+/// Takes the cluster, started when there is none; every partition has snapshots and was trimmed.
 pub(crate) async fn lease() -> anyhow::Result<Lease> {
     let mut guard = CLUSTER.lock().await;
     if guard.is_none() {
@@ -52,66 +61,69 @@ pub(crate) async fn lease() -> anyhow::Result<Lease> {
         let base = env!("CARGO_TARGET_TMPDIR");
         *guard = Some(TestCluster::launch(base, "faults", WORKERS, PARTITIONS, settings).await?);
     }
-    let cluster = guard.as_mut().context("just started")?;
-    for node in cluster.nodes() {
-        if !cluster.is_running(node) {
-            cluster.start(node).await?;
-        }
-    }
-    cluster.until_healthy(WITHIN).await?;
+    let cluster = guard.as_ref().context("just started")?;
     let client = KvClient::connect(cluster.endpoints().worker_urls()).await?;
-    let lease = Lease { guard, client };
-    for partition in std::iter::once(None).chain((0..PARTITIONS).map(Some)) {
-        // What a test that failed in the middle may have left.
-        let _ = lease
-            .endpoints()
-            .admin()
-            .await?
-            .resume(ResumeRequest { partition })
-            .await;
-    }
+    let lease = Lease {
+        guard,
+        given_back: false,
+        client,
+    };
+    lease.until_healthy(WITHIN).await?;
     lease.client.put(KEPT.0, KEPT.1).await?;
     lease.goes_on(&(0..PARTITIONS).collect::<Vec<_>>()).await?;
     Ok(lease)
 }
 
 impl Lease {
-    /// Appends enough to `partition` that two snapshots are due.
+    /// Appends `records` records to `partition`.
     pub(crate) async fn write_to(&self, partition: u32, records: u64) -> anyhow::Result<()> {
         let fits = |key: &String| self.client.partition_of(key.as_bytes()).get() == partition;
         let key = (0..10_000)
             .map(|number| format!("fill-{number}"))
             .find(fits)
             .context("no key falls there")?;
-        for number in 0..records {
-            self.client.put(key.clone(), number.to_string()).await?;
-        }
+        let operation = |number: u64| Operation {
+            key: key.clone().into(),
+            change: Some(Change::Put(number.to_string().into())),
+        };
+        self.client
+            .write(PartitionId::new(partition), (0..records).map(operation).collect())
+            .await?;
         Ok(())
     }
 
     /// Shows that these partitions are written, snapshotted and trimmed.
     pub(crate) async fn goes_on(&self, partitions: &[u32]) -> anyhow::Result<()> {
+        let mut goals = BTreeMap::new();
         for partition in partitions {
             let before = self.view(*partition).await?;
-            let goal = (before.archived_lsn.unwrap_or(0), before.trim_point.unwrap_or(0));
-            let what = format!("partition {partition} to be snapshotted above and trimmed beyond {goal:?}");
-            // Two snapshots above the present trim point move the guard; a fresh round is written while it does not.
-            wait_for(&what, WITHIN, async || {
-                self.write_to(*partition, SNAPSHOT_AFTER / 2)
-                    .await
-                    .map_err(|error| format!("{error:#}"))?;
-                let now = self.view(*partition).await.map_err(|error| error.to_string())?;
-                if now.archived_lsn > Some(goal.0) && now.trim_point > Some(goal.1) {
-                    return Ok(());
-                }
-                Err(format!(
-                    "snapshot: {}; trim: {}",
-                    words(now.snapshot.as_ref()),
-                    words(now.trim.as_ref())
-                ))
-            })
-            .await?;
+            goals.insert(
+                *partition,
+                (before.archived_lsn.unwrap_or(0), before.trim_point.unwrap_or(0)),
+            );
         }
+        let what = format!("partitions to be snapshotted above and trimmed beyond {goals:?}");
+        wait_for(&what, WITHIN, async || {
+            let mut waiting = Vec::new();
+            for (partition, (archived, trim_point)) in &goals {
+                let now = self.view(*partition).await.map_err(|error| error.to_string())?;
+                if now.archived_lsn <= Some(*archived) || now.trim_point <= Some(*trim_point) {
+                    // Two snapshots above the present trim point move the guard; one is due after each of these.
+                    let written = self.write_to(*partition, SNAPSHOT_AFTER).await;
+                    written.map_err(|error| format!("{error:#}"))?;
+                    let (snapshot, trim) = (words(now.snapshot.as_ref()), words(now.trim.as_ref()));
+                    waiting.push(format!(
+                        "partition {partition}: snapshot: {snapshot}; trim: {trim}"
+                    ));
+                }
+            }
+            if waiting.is_empty() {
+                Ok(())
+            } else {
+                Err(waiting.join(", "))
+            }
+        })
+        .await?;
         Ok(())
     }
 
@@ -146,7 +158,7 @@ impl Lease {
     }
 
     /// Ends a test: the cluster is healthy, what was acknowledged is there, nobody panicked.
-    pub(crate) async fn give_back(self) -> anyhow::Result<()> {
+    pub(crate) async fn give_back(mut self) -> anyhow::Result<()> {
         self.until_healthy(WITHIN).await?;
         self.goes_on(&(0..PARTITIONS).collect::<Vec<_>>()).await?;
         let kept = self.client.get(KEPT.0).await?.value;
@@ -154,7 +166,18 @@ impl Lease {
             kept.as_deref() == Some(KEPT.1.as_bytes()),
             "an acknowledged write is now {kept:?}"
         );
-        self.check_no_panics()
+        self.check_no_panics()?;
+        self.given_back = true;
+        Ok(())
+    }
+}
+
+/// After a test that failed the next one begins with a new cluster.
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.given_back {
+            *self.guard = None;
+        }
     }
 }
 

@@ -192,6 +192,7 @@ async fn a_spoilt_file_is_found(
     let arguments = [
         "snapshots",
         "verify",
+        "--partition",
         &number,
         "--level",
         "content",

@@ -27,7 +27,8 @@ pub struct SchedulerOptions {
     ///
     /// Default: 15000. Since 0.1.
     pub gone_after_ms: u64,
-    /// The oldest report a trim may rest on, in milliseconds. Must not be below `gone_after_ms`.
+    /// The oldest report, of a worker or of the log, that a trim may rest on, in milliseconds. Must not be below
+    /// `suspect_after_ms`; below `gone_after_ms`, a suspect worker holds trims until it answers or is gone.
     ///
     /// Default: 30000. Since 0.1.
     pub view_age_max_ms: u64,
@@ -93,9 +94,9 @@ impl SchedulerOptions {
             "is not above suspect_after_ms",
         );
         check(
-            self.view_age_max_ms >= self.gone_after_ms,
+            self.view_age_max_ms >= self.suspect_after_ms,
             "scheduler.view_age_max_ms",
-            "is below gone_after_ms: every suspect worker would hold all trims",
+            "is below suspect_after_ms: workers that are live would hold all trims",
         );
         if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_view_that_is_stale_before_a_node_is_gone_is_refused() {
+    fn a_view_that_is_stale_before_a_node_is_suspect_is_refused() {
         let options = SchedulerOptions {
             view_age_max_ms: 1,
             gone_after_ms: 2,

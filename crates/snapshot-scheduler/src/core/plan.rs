@@ -226,7 +226,17 @@ pub fn local_hold(
     if let Some(hold) = evidence_hold(partition) {
         return Some(hold);
     }
-    evidence::view_hold(view, partition, now)
+    if let Some(hold) = evidence::view_hold(view, partition, now) {
+        return Some(hold);
+    }
+    if let Some(error) = &partition.log_error {
+        return Some((HoldReason::LogUnavailable, error.clone()));
+    }
+    if view.counted_replicas(partition, now).next().is_none() {
+        let detail = format!("none of {} expected replicas is live", partition.expected.len());
+        return Some((HoldReason::NoLiveReplica, detail));
+    }
+    None
 }
 
 /// Returns the sticky hold that keeps evidence. Damage is not among them: the trim protocol itself looks for the

@@ -80,9 +80,9 @@ impl Running {
             .unwrap_or_default()
     }
 
-    /// Waits, at most a minute of the paused clock, until `condition` holds.
+    /// Waits, at most two minutes of the paused clock, until `condition` holds.
     pub(crate) async fn until(&self, what: &str, condition: impl Fn(&Running) -> bool) {
-        for _ in 0..600 {
+        for _ in 0..1200 {
             if condition(self) {
                 return;
             }

@@ -1,5 +1,7 @@
 //! The scheduler against a fake cluster under a paused clock, and its plan over plain values.
 
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails the test")]
+
 mod admins;
 mod cluster;
 mod damage;

@@ -28,6 +28,7 @@ pub(crate) struct WorkerState {
     /// What the next requests for snapshots are answered with, instead of making one.
     pub(crate) declines: Vec<v1::SnapshotDeclined>,
     pub(crate) fail_snapshots: bool,
+    pub(crate) fail_verify: bool,
 }
 
 pub(crate) struct FakeWorker {
@@ -77,6 +78,7 @@ impl FakeWorker {
                 noops: 0,
                 declines: Vec::new(),
                 fail_snapshots: false,
+                fail_verify: false,
             }),
             cluster: shared.clone(),
         }
@@ -256,6 +258,13 @@ impl WorkerClient for FakeWorker {
         request: v1::VerifySnapshotRequest,
     ) -> Result<v1::VerifySnapshotReply, WorkerError> {
         self.check_up()?;
+        if self.lock().fail_verify {
+            let detail = "the disk is full".to_owned();
+            return Err(WorkerError::Refused {
+                reason: "io".to_owned(),
+                detail,
+            });
+        }
         self.lock().verified.push(request.clone());
         let id = p(request.partition);
         let pointer = self.cluster.repository.pointer(id).await.unwrap().unwrap().value;

@@ -57,14 +57,6 @@ pub(super) fn time(millis: u64) -> String {
     Timestamp::from_millis(millis).to_string()
 }
 
-pub(super) fn reason_text(reason: Option<&Reason>) -> String {
-    match reason {
-        Some(reason) if reason.detail.is_empty() => reason.code.clone(),
-        Some(reason) => format!("{}: {}", reason.code, reason.detail),
-        None => "-".to_owned(),
-    }
-}
-
 fn reason_json(reason: Option<&Reason>) -> Value {
     reason.map_or(Value::Null, |reason| {
         json!({

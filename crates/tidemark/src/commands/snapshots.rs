@@ -343,9 +343,12 @@ async fn create(args: CreateArgs, output: OutputFormat) -> anyhow::Result<ExitCo
     output.print(
         &json!({ "ok": all_well, "snapshots": objects.collect::<Vec<_>>() }),
         || {
-            let lines = outcomes
-                .iter()
-                .map(|(partition, outcome)| format!("partition {partition}: {}", outcome.text));
+            let lines = outcomes.iter().map(|(partition, outcome)| {
+                let prefix = format!("partition {partition}: ");
+                // The admin's messages name the partition already.
+                let text = outcome.text.strip_prefix(&prefix).unwrap_or(&outcome.text);
+                format!("{prefix}{text}")
+            });
             lines.collect::<Vec<_>>().join("\n")
         },
     )?;

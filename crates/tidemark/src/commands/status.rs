@@ -216,20 +216,19 @@ fn replica_row(partition: u32, replica: &ReplicaView) -> [String; 9] {
 fn explained(view: Option<&PartitionView>, lines: &[String]) -> String {
     let mut text = lines.join("\n");
     if let Some(view) = view {
-        let reasons = [
-            ("snapshot", &view.snapshot),
-            ("trim", &view.trim),
-            ("leadership", &view.leadership),
-        ];
-        for (what, reason) in reasons {
-            let Some(reason) = reason else { continue };
-            let _ = write!(text, "\n{what}: {}", render::reason_text(Some(reason)));
-            if reason.for_ms > 0 {
-                let _ = write!(text, " (for {})", duration_ms(reason.for_ms));
-            }
-            if !reason.remedy.is_empty() {
-                let _ = write!(text, "\n  {}", reason.remedy);
-            }
+        let reasons = [&view.snapshot, &view.trim, &view.leadership];
+        for reason in reasons
+            .into_iter()
+            .flatten()
+            .filter(|reason| !reason.remedy.is_empty())
+        {
+            let _ = write!(
+                text,
+                "\n{} for {}: {}",
+                reason.code,
+                duration_ms(reason.for_ms),
+                reason.remedy
+            );
         }
     }
     text

@@ -38,10 +38,18 @@ pub fn parse<C: RoleConfig>(
     };
     let file: toml::Table = toml::from_str(text).map_err(|error| not_toml(error.to_string()))?;
     let mut merged = Figment::from(Serialized::defaults(file));
-    for (key, value) in overrides(environment) {
+    let overrides = overrides(environment);
+    let origin = match overrides.is_empty() {
+        true => origin.to_owned(),
+        false => format!("{origin} with the {ENV_PREFIX} variables of the environment"),
+    };
+    for (key, value) in overrides {
         merged = merged.merge(Serialized::default(&key, value));
     }
-    let mut tree: Value = merged.extract().map_err(|error| not_toml(error.to_string()))?;
+    let mut tree: Value = merged.extract().map_err(|error| ConfigError::NotToml {
+        origin: origin.clone(),
+        detail: error.to_string(),
+    })?;
 
     let mut faults = Faults::default();
     for required in C::REQUIRED {

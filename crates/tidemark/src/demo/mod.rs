@@ -3,10 +3,10 @@
 //! One log, one admin and three workers run as processes of their own. An import writes to them while nodes are
 //! killed, wiped and stopped and a stored snapshot is damaged:
 //!
-//! 1. [`input`]: the records, from a file or a generator. [`expected`]: what the cluster must hold at the end, by
+//! 1. `input`: the records, from a file or a generator. `expected`: what the cluster must hold at the end, by
 //!    a reader of its own.
-//! 2. [`load`]: acknowledged writes, one share of the records per scenario. [`observer`]: what is seen meanwhile.
-//! 3. [`scenario`]: the four recoveries; [`damage`]: the byte that is flipped for one of them. [`verdict`]: the comparison at the end. [`report`]: table and JSON.
+//! 2. `load`: acknowledged writes, one share of the records per scenario. `observer`: what is seen meanwhile.
+//! 3. `scenario`: the four recoveries; `damage`: the byte that is flipped for one of them. `verdict`: the comparison at the end. `report`: table and JSON.
 //!
 //! Everything has a deadline. Interrupting it ends all processes and removes the temporary folder.
 

@@ -5,6 +5,7 @@
 use super::{
     client::{KvClient, kv_service},
     error::KvError,
+    routes::channel,
 };
 use snapshot_proto::kv::{Pair, ScanReply, ScanRequest};
 use snapshot_store::{Lsn, PairDigest, PartitionId, StateDigest};
@@ -131,10 +132,13 @@ impl KvClient {
     }
 
     /// Opens a scan at the leader, else at the first worker that has a replica.
+    ///
+    /// Each scan has a connection of its own: the merge reads whichever scan has the lowest key, and on a shared
+    /// connection the unread rest of the others would fill its window and nothing would ever arrive.
     async fn open_scan(&self, partition: PartitionId, leader: Option<&String>) -> Result<Source, KvError> {
         let mut last = String::from("no worker is known");
         for address in leader.into_iter().chain(self.routes().endpoints()) {
-            let mut service = kv_service(self.routes().channel(address)?);
+            let mut service = kv_service(channel(address)?);
             match service
                 .scan(ScanRequest {
                     partition: partition.get(),

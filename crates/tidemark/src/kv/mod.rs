@@ -21,3 +21,6 @@ pub use error::KvError;
 pub use importer::{ImportProgress, ImportReport};
 pub use routes::AddressError;
 pub(crate) use routes::channel;
+
+#[cfg(test)]
+mod tests;
