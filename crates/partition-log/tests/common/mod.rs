@@ -7,9 +7,12 @@
 
 use partition_log::remote::{RemoteLog, RemoteLogAdmin, log_admin_service, log_service, server_builder};
 use partition_log::{Log, LogAdmin};
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, runtime::Runtime};
 use tokio_stream::wrappers::TcpListenerStream;
+
+/// How long a server may take to stop.
+const STOP_MAX: Duration = Duration::from_secs(10);
 
 /// A server of log and admin service.
 pub struct LogServer {
@@ -55,10 +58,13 @@ impl LogServer {
         RemoteLogAdmin::connect_lazy(&self.url()).expect("the address is a URL")
     }
 
-    /// Breaks all connections and is gone.
+    /// Breaks all connections, and waits until nothing of the server runs any more: a test process that ended while
+    /// the server still closed its database would be aborted.
     pub fn kill(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+            // A runtime may not be waited for on a thread of another one.
+            let stopping = std::thread::spawn(move || runtime.shutdown_timeout(STOP_MAX));
+            stopping.join().expect("the server stops");
         }
     }
 }
