@@ -184,7 +184,7 @@ async fn a_foreign_pointer_holds_its_partition_alone() -> anyhow::Result<()> {
     let held = lease.until_held(0, &["foreign-identity"]).await?;
     says(
         &words(Some(&held)),
-        &["latest.json", "00112233445566778899aabbccddeeff"],
+        &["0/latest.json", "00112233445566778899aabbccddeeff"],
     )?;
     ensure!(!held.remedy.is_empty(), "{held:?}");
     lease.goes_on(&Lease::others(0)).await?;

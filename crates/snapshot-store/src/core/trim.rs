@@ -10,7 +10,7 @@
 
 use super::HoldReason;
 use crate::{
-    format::{Certificate, Pointer, PointerEntry, VerifyLevel},
+    format::{Certificate, Keys, Pointer, PointerEntry, VerifyLevel},
     vocabulary::{ClusterIdentity, Incarnation, Lineage, Lsn, NodeId, PartitionId, SnapshotId, Timestamp},
 };
 use std::{collections::BTreeMap, time::Duration};
@@ -290,7 +290,11 @@ fn check_certificate(
     if certificate.cluster.fingerprint != facts.cluster.fingerprint
         || certificate.partition != facts.partition
     {
-        let detail = format!("trim.json belongs to {}", certificate.cluster);
+        let detail = format!(
+            "{} belongs to {}",
+            Keys::certificate(facts.partition),
+            certificate.cluster
+        );
         return Err((HoldReason::ForeignIdentity, detail));
     }
     match certificate.incarnation.compared_to(&log.incarnation) {
@@ -314,7 +318,11 @@ fn check_pointer(
     if pointer.cluster.fingerprint != facts.cluster.fingerprint || pointer.partition != facts.partition {
         return Err((
             HoldReason::ForeignIdentity,
-            format!("latest.json belongs to {}", pointer.cluster),
+            format!(
+                "{} belongs to {}",
+                Keys::pointer(facts.partition),
+                pointer.cluster
+            ),
         ));
     }
     for entry in &pointer.snapshots {

@@ -25,7 +25,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, transport::Server};
 use tonic_types::StatusExt as _;
 
-const PARTITIONS: u32 = 2;
+const PARTITIONS: u32 = 8;
 /// How long the nodes may take to get where a test wants them; they take milliseconds.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -37,7 +37,7 @@ struct Nodes {
 }
 
 impl Nodes {
-    /// Two workers; the first leads partition 0, the second partition 1.
+    /// Two workers; the first leads the partitions with even numbers, the second the others.
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let log = EmbeddedLog::open(&folder.path().join("log"), EmbeddedOptions::default()).unwrap();
@@ -58,7 +58,7 @@ impl Nodes {
         for number in 1..=2 {
             nodes.start_worker(number, &repository).await;
         }
-        for (worker, number) in nodes.workers.iter().zip(0..) {
+        for (worker, number) in nodes.workers.iter().cycle().zip(0..PARTITIONS) {
             let handle = worker.partition(PartitionId::new(number)).unwrap();
             handle.lead().await.unwrap();
         }
@@ -176,6 +176,33 @@ async fn what_is_written_through_any_worker_is_read_and_digested_everywhere() {
         }
         assert_eq!(digests[0], digests[1], "replicas of partition {partition} differ");
     }
+    nodes.stop().await;
+}
+
+/// All keys of a partition sort before those of the next one, so the merge leaves the scans of the later partitions
+/// unread until the earlier ones are through. On one connection they once filled its window and nothing moved.
+#[tokio::test(flavor = "multi_thread")]
+async fn scans_that_wait_unread_do_not_hold_up_the_others() {
+    const ROUNDS: u32 = 6;
+    const OPERATIONS: u32 = 8;
+    let nodes = Nodes::start().await;
+    let client = nodes.client(0).await;
+    let value = Bytes::from(vec![b'v'; 64 << 10]);
+    for partition in 0..PARTITIONS {
+        for round in 0..ROUNDS {
+            let key = |number| key_of(partition, &format!("{partition}-{round}-{number}"));
+            let operations = (0..OPERATIONS)
+                .map(|number| put(&key(number), value.clone()))
+                .collect();
+            client
+                .write(PartitionId::new(partition), operations)
+                .await
+                .unwrap();
+        }
+    }
+    let digest = tokio::time::timeout(DEADLINE, client.digest());
+    let pairs = digest.await.expect("the scans go on").unwrap().pairs;
+    assert_eq!(pairs, u64::from(PARTITIONS * ROUNDS * OPERATIONS));
     nodes.stop().await;
 }
 

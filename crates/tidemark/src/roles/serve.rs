@@ -10,9 +10,8 @@ use partition_log::remote::server_builder;
 use snapshot_proto::DESCRIPTORS;
 use std::{io, net::SocketAddr, path::Path};
 use tokio::{net::TcpListener, task::JoinSet};
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::service::RoutesBuilder;
+use tonic::{service::RoutesBuilder, transport::server::TcpIncoming};
 use tonic_health::server::HealthReporter;
 
 /// A port that is held and not yet served.
@@ -92,7 +91,9 @@ impl Servers {
         routes.add_service(health).add_service(reflection);
         add(&mut routes);
         let address = bound.address;
-        let incoming = TcpListenerStream::new(bound.listener);
+        // A builder's own `tcp_nodelay` does not reach a listener that is handed in; without it every small answer
+        // waits some 40 ms for the peer's delayed acknowledgement.
+        let incoming = TcpIncoming::from(bound.listener).with_nodelay(Some(true));
         let serving = server_builder()
             .add_routes(routes.routes())
             .serve_with_incoming_shutdown(incoming, self.stop.clone().cancelled_owned());
