@@ -39,7 +39,8 @@ run_doc_tests() { in_root cargo test --locked --workspace --doc --quiet </dev/nu
 phase "setting up" set_up
 phase "RocksDB" use_rocksdb_archive
 phase "building" build
-phase "tests" run_tests "$@"
+# The examples come first, so that the summary of all tests is the last thing to read.
 [ "$#" -gt 0 ] || phase "examples in the documentation" run_doc_tests
+phase "tests" run_tests "$@"
 phase_report
 say "all tests passed"
