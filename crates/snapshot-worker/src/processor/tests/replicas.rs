@@ -9,7 +9,11 @@ use crate::{
 };
 use partition_log::Log;
 use snapshot_store::{Lsn, ReplicaRole, format::ChainTrail};
-use std::{fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 #[tokio::test]
 async fn replicas_agree_whatever_their_batches() {
@@ -134,6 +138,33 @@ fn copy_all(from: &Path, to: &Path) {
     }
 }
 
+/// Returns all files below `dir` with their sizes.
+fn listing(dir: &Path, files: &mut BTreeMap<PathBuf, u64>) {
+    for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => listing(&entry.path(), files),
+            Ok(metadata) => drop(files.insert(entry.path(), metadata.len())),
+            // It went between the two calls; the next listing will differ.
+            Err(_) => {}
+        }
+    }
+}
+
+/// Copies `from` as it stands at one moment: again, while files came, went or grew meanwhile.
+fn copy_of_one_moment(from: &Path, to: &Path) {
+    for _ in 0..1000 {
+        let (mut before, mut after) = (BTreeMap::new(), BTreeMap::new());
+        listing(from, &mut before);
+        drop(fs::remove_dir_all(to));
+        copy_all(from, to);
+        listing(from, &mut after);
+        if before == after {
+            return;
+        }
+    }
+    panic!("{} never stands still", from.display());
+}
+
 #[tokio::test]
 async fn after_a_crash_a_replica_goes_on_from_its_durable_lsn() {
     let bed = Bed::new().await;
@@ -148,10 +179,10 @@ async fn after_a_crash_a_replica_goes_on_from_its_durable_lsn() {
     let durable = until(&leader, |status| status.durable_lsn >= Some(Lsn::new(100)))
         .await
         .durable_lsn;
-    // Too few for another flush: a copy made while files come and go is not what a crash would leave.
     let last = write(&leader, 30).await;
     let expected = facts_at(&leader, last).await;
-    copy_all(&bed.data_dir("w1"), &bed.data_dir("w2"));
+    // What is on disk now is what a crash would leave.
+    copy_of_one_moment(&bed.data_dir("w1"), &bed.data_dir("w2"));
     let w2 = bed.start(bed.options("w2"));
     let copy = w2.partition(P0).unwrap();
     let opened = until(&copy, |status| status.applied_lsn.is_some()).await;
