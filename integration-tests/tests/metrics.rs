@@ -26,6 +26,7 @@ const EXPECTED: &[(Node, &[&str])] = &[
             "tidemark_worker_uploaded_bytes_total",
             "tidemark_worker_downloaded_bytes_total",
             "tidemark_worker_apply_lag_records",
+            "tidemark_worker_anomalies_total{kind=\"wrong-hash\"}",
         ],
     ),
     (
@@ -38,6 +39,9 @@ const EXPECTED: &[(Node, &[&str])] = &[
             "tidemark_admin_trimmed_records_total",
             "tidemark_admin_holds_total{reason=\"replica-behind\"}",
             "tidemark_admin_log_held_bytes{",
+            "tidemark_admin_anomalies_total{kind=\"missing-file\"}",
+            "tidemark_admin_all_stored_bytes{state=\"evicted\"}",
+            "tidemark_admin_stored_bytes{partition=\"0\",state=\"unfinished\"}",
         ],
     ),
     (
@@ -135,6 +139,22 @@ async fn every_metrics_endpoint_passes_promtool() -> anyhow::Result<()> {
                 Ok(())
             } else {
                 Err(format!("{trimmed} trimmed"))
+            }
+        },
+    )
+    .await?;
+    // What is stored is looked at after the trim, and exported with the next tick.
+    let admin = cluster.endpoints().metrics_address(Node::Admin);
+    let stored = "tidemark_admin_stored_bytes{partition=\"0\",state=\"retained\"} ";
+    wait_for(
+        "the admin to export what is stored",
+        Duration::from_secs(30),
+        async || {
+            let metrics = scrape(admin).map_err(|error| error.to_string())?;
+            let line = metrics.lines().find_map(|line| line.strip_prefix(stored));
+            match line.and_then(|bytes| bytes.parse::<f64>().ok()) {
+                Some(bytes) if bytes > 0.0 => Ok(()),
+                found => Err(format!("{found:?}")),
             }
         },
     )

@@ -9,7 +9,7 @@ use futures::{StreamExt, stream};
 use snapshot_store::{
     PartitionId, StoreError,
     core::HoldReason,
-    format::{Certificate, Control, Pointer, PointerEntry, StickyHold, StickyReason},
+    format::{Certificate, Control, Pointer, PointerEntry, StickyHold, StickyReason, Unknown},
 };
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 use tokio::time::timeout;
@@ -142,6 +142,7 @@ async fn write_holds(ctx: &Context) {
                     reason,
                     since,
                     detail,
+                    unknown: Unknown::default(),
                 });
             }
         }

@@ -14,7 +14,7 @@ use snapshot_proto::v1::{self, admin_service_server::AdminServiceServer};
 use snapshot_store::{
     Lsn, NodeId, PartitionId, StoreError,
     core::HoldReason,
-    format::{Control, Pause, PauseScope},
+    format::{Control, Pause, PauseScope, Unknown},
 };
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
@@ -231,6 +231,7 @@ impl SchedulerHandle {
             by: by.to_owned(),
             at: self.ctx.seams.clock.now(),
             reason: reason.to_owned(),
+            unknown: Unknown::default(),
         };
         tracing::info!(%scope, by, reason, "paused");
         let change = |control: &mut Control| {

@@ -3,7 +3,7 @@
 use crate::core::{Liveness, SnapshotCause};
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use snapshot_proto::v1::DeclineReason;
-use snapshot_store::core::HoldReason;
+use snapshot_store::{AnomalyKind, core::HoldReason};
 use std::time::Duration;
 
 /// Per-partition series are exported for at most this many partitions; with more, only the maxima are.
@@ -29,9 +29,12 @@ const ARCHIVED: &str = "tidemark_admin_archived_lsn";
 const GUARD: &str = "tidemark_admin_guard_lsn";
 const TRIM_POINT: &str = "tidemark_admin_trim_point_lsn";
 const TAIL: &str = "tidemark_admin_tail_lsn";
+const STORED_BYTES: &str = "tidemark_admin_stored_bytes";
+const ANOMALIES: &str = "tidemark_admin_anomalies_total";
 const HOLD_AGE_MAX: &str = "tidemark_admin_hold_age_max_seconds";
 const HELD_BYTES_MAX: &str = "tidemark_admin_log_held_max_bytes";
 const ARCHIVE_LAG_MAX: &str = "tidemark_admin_archive_lag_max_records";
+const ALL_STORED_BYTES: &str = "tidemark_admin_all_stored_bytes";
 
 /// How a snapshot that was asked for ended.
 const OUTCOME_WORDS: [&str; 4] = ["published", "declined", "failed", "unreachable"];
@@ -90,6 +93,16 @@ pub fn describe() {
     );
     describe_gauge!(HELD_BYTES, Unit::Bytes, "Bytes of records in a partition's log.");
     describe_gauge!(
+        STORED_BYTES,
+        Unit::Bytes,
+        "Bytes in the object store after a partition's last trim, by what they are to it."
+    );
+    describe_counter!(
+        ANOMALIES,
+        Unit::Count,
+        "Damage that the look before a trim found, by kind."
+    );
+    describe_gauge!(
         ARCHIVED,
         Unit::Count,
         "LSN of the newest published, trusted snapshot."
@@ -120,6 +133,11 @@ pub fn describe() {
         Unit::Count,
         "Most records of any log above its archived LSN."
     );
+    describe_gauge!(
+        ALL_STORED_BYTES,
+        Unit::Bytes,
+        "Bytes in the object store of all partitions that were trimmed since the start, by what they are to them."
+    );
 
     for cause in SnapshotCause::ALL {
         counter!(REQUESTED, "cause" => cause.as_str()).absolute(0);
@@ -132,6 +150,9 @@ pub fn describe() {
     }
     for outcome in ["trimmed", "failed"] {
         counter!(TRIMS, "outcome" => outcome).absolute(0);
+    }
+    for kind in AnomalyKind::ALL {
+        counter!(ANOMALIES, "kind" => kind.as_str()).absolute(0);
     }
     for reason in HoldReason::ALL {
         counter!(HOLDS, "reason" => reason.as_str()).absolute(0);
@@ -181,6 +202,10 @@ pub(crate) fn verified(outcome: &'static str) {
     counter!(VERIFIES, "outcome" => outcome).increment(1);
 }
 
+pub(crate) fn anomaly(kind: AnomalyKind) {
+    counter!(ANOMALIES, "kind" => kind.as_str()).increment(1);
+}
+
 pub(crate) fn lead(ok: bool) {
     counter!(LEADS, "outcome" => if ok { "answered" } else { "failed" }).increment(1);
 }
@@ -214,6 +239,27 @@ pub(crate) fn partition_hold(partition: &str, previous: Option<HoldReason>, reas
     }
 }
 
+/// What the store holds of one partition, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct StoredBytes {
+    /// Snapshots that the pointer or the certificate names.
+    pub(crate) retained: u64,
+    /// Complete snapshots that nothing names any more.
+    pub(crate) evicted: u64,
+    /// Uploads in progress, and what is left of those that ended early.
+    pub(crate) unfinished: u64,
+}
+
+impl StoredBytes {
+    fn by_state(&self) -> [(&'static str, u64); 3] {
+        [
+            ("retained", self.retained),
+            ("evicted", self.evicted),
+            ("unfinished", self.unfinished),
+        ]
+    }
+}
+
 /// The positions of one partition; what is unknown is not exported.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PartitionGauges {
@@ -222,6 +268,7 @@ pub(crate) struct PartitionGauges {
     pub(crate) trim_point: Option<u64>,
     pub(crate) tail: Option<u64>,
     pub(crate) held_bytes: Option<u64>,
+    pub(crate) stored: Option<StoredBytes>,
     pub(crate) hold_age: Duration,
     /// Whether the hold is more than there being nothing to trim.
     pub(crate) held_back: bool,
@@ -240,10 +287,14 @@ pub(crate) fn partition(partition: &str, values: &PartitionGauges) {
             gauge!(name, "partition" => partition.to_owned()).set(value as f64);
         }
     }
+    for (state, bytes) in values.stored.iter().flat_map(StoredBytes::by_state) {
+        gauge!(STORED_BYTES, "partition" => partition.to_owned(), "state" => state).set(bytes as f64);
+    }
     gauge!(HOLD_AGE, "partition" => partition.to_owned()).set(values.hold_age.as_secs_f64());
 }
 
-pub(crate) fn maxima(all: &[PartitionGauges]) {
+/// Exports the maxima and sums over all partitions.
+pub(crate) fn totals(all: &[PartitionGauges]) {
     let held = all
         .iter()
         .filter(|values| values.held_back)
@@ -263,6 +314,15 @@ pub(crate) fn maxima(all: &[PartitionGauges]) {
         })
     });
     gauge!(ARCHIVE_LAG_MAX).set(lag.max().unwrap_or(0) as f64);
+    let mut sums = StoredBytes::default().by_state();
+    for stored in all.iter().filter_map(|values| values.stored) {
+        for ((_, sum), (_, bytes)) in sums.iter_mut().zip(stored.by_state()) {
+            *sum += bytes;
+        }
+    }
+    for (state, sum) in sums {
+        gauge!(ALL_STORED_BYTES, "state" => state).set(sum as f64);
+    }
 }
 
 #[cfg(test)]
@@ -338,10 +398,11 @@ mod tests {
                 trim_point: Some(1),
                 tail: Some(1),
                 held_bytes: Some(1),
+                stored: Some(StoredBytes::default()),
                 ..PartitionGauges::default()
             };
             partition("0", &values);
-            maxima(&[values]);
+            totals(&[values]);
             partition_hold("0", Some(HoldReason::Paused), Some(HoldReason::Delay));
             nodes(Liveness::Live, 1);
             pauses(0);

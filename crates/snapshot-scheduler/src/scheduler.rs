@@ -369,6 +369,7 @@ fn export(state: &State, now: core::Moment) {
             trim_point: facts.map(|facts| facts.trim_point.get()),
             tail: facts.map(|facts| facts.tail.get()),
             held_bytes: partition.log.and_then(|log| log.held_bytes),
+            stored: memory.stored,
             hold_age: held.map_or(Duration::ZERO, |_| now.since(memory.trim_standing.since)),
             held_back: held.is_some_and(|reason| reason != HoldReason::NothingToTrim),
         };
@@ -377,5 +378,5 @@ fn export(state: &State, now: core::Moment) {
         }
         all.push(values);
     }
-    metrics::maxima(&all);
+    metrics::totals(&all);
 }

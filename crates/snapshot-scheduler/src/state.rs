@@ -6,11 +6,12 @@ use crate::{
         ArchiveView, ClusterView, ControlView, Moment, NodeView, PartitionView, Plan, Policy,
         SchedulerOptions, TrimStatus,
     },
+    metrics::StoredBytes,
 };
 use partition_log::{Log, LogAdmin};
 use snapshot_proto::v1;
 use snapshot_store::{
-    ClusterIdentity, Lsn, NodeId, PartitionId, Repository, Seams, SnapshotId, Timestamp,
+    ClusterIdentity, Lsn, NodeId, PartitionId, Repository, Seams, SnapshotId, StoreKind, Timestamp,
     core::SnapshotTrust,
     format::{Certificate, Control, Pointer, StickyReason, VerifyLevel},
 };
@@ -74,7 +75,7 @@ impl Context {
     pub(crate) fn prunes(&self) -> bool {
         self.policy
             .prune
-            .unwrap_or_else(|| self.repository.url().starts_with("file:"))
+            .unwrap_or_else(|| self.repository.kind() == StoreKind::File)
     }
 
     pub(crate) fn worker(&self, node: &NodeId) -> Option<&WorkerSpec> {
@@ -140,6 +141,8 @@ pub(crate) struct PartitionMemory {
     pub(crate) regressed: u32,
     /// Failures in a row of each node to make a snapshot of this partition.
     pub(crate) failures: BTreeMap<NodeId, u32>,
+    /// What the store held of it after the last trim.
+    pub(crate) stored: Option<StoredBytes>,
     pub(crate) trim: TrimStatus,
     pub(crate) trim_lines: Vec<String>,
     pub(crate) snapshot_standing: Standing,
@@ -160,6 +163,7 @@ impl Default for PartitionMemory {
             dismissed: BTreeSet::new(),
             regressed: 0,
             failures: BTreeMap::new(),
+            stored: None,
             trim: TrimStatus::Pending,
             trim_lines: Vec::new(),
             snapshot_standing: Standing::default(),

@@ -140,6 +140,7 @@ fn snapshots(view: &PartitionView) -> Vec<v1::SnapshotView> {
             role: wire::role_to_wire(entry.role).into(),
             bytes_total: entry.bytes_total,
             bytes_uploaded: entry.bytes_uploaded,
+            bytes_copied: entry.bytes_copied,
             created_at_ms: entry.created_at.as_millis(),
             verified: verified.into(),
             damaged: trust == Some(&SnapshotTrust::Damaged),

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use snapshot_store::{
     Incarnation, Lsn, PartitionId,
     core::{
-        KeepReason, PointerCandidate, PointerFloor, ReplaceRefusal, may_delete, may_replace_pointer,
-        retained_after,
+        DeleteFacts, DeleteScope, KeepReason, PointerCandidate, PointerFloor, ReplaceRefusal, may_delete,
+        may_replace_pointer, retained_after,
     },
     format::{Certificate, Pointer, PointerEntry, SnapshotDirectory},
 };
@@ -30,6 +30,29 @@ fn replace(
     };
     let trimmed = trimmed.map(|(incarnation, lsn)| (incarnation, Lsn::new(lsn)));
     may_replace_pointer(current, &candidate, &PointerFloor { certificate, trimmed })
+}
+
+fn delete(
+    directory: &SnapshotDirectory,
+    pointer: Option<&Pointer>,
+    certificate: Option<&Certificate>,
+    scope: DeleteScope,
+) -> Result<(), KeepReason> {
+    let facts = DeleteFacts {
+        cluster: &cluster(),
+        partition: P0,
+        pointer,
+        certificate,
+    };
+    may_delete(directory, &facts, scope)
+}
+
+fn deletable(
+    directory: &SnapshotDirectory,
+    pointer: Option<&Pointer>,
+    certificate: Option<&Certificate>,
+) -> Result<(), KeepReason> {
+    delete(directory, pointer, certificate, DeleteScope::CurrentGeneration)
 }
 
 #[test]
@@ -151,7 +174,7 @@ fn each_condition_alone_keeps_a_directory() {
     let certificate = certificate(700, &[entry(900), entry(800)]);
     let check = |directory: SnapshotDirectory, expected: Result<(), KeepReason>| {
         assert_eq!(
-            may_delete(&directory, Some(&current), Some(&certificate)),
+            deletable(&directory, Some(&current), Some(&certificate)),
             expected
         );
     };
@@ -167,11 +190,11 @@ fn each_condition_alone_keeps_a_directory() {
         Err(KeepReason::OtherGeneration),
     );
     assert_eq!(
-        may_delete(&at_lsn(600), None, Some(&certificate)),
+        deletable(&at_lsn(600), None, Some(&certificate)),
         Err(KeepReason::NoPointer)
     );
     assert_eq!(
-        may_delete(&at_lsn(600), Some(&current), None),
+        deletable(&at_lsn(600), Some(&current), None),
         Err(KeepReason::NoCertificate)
     );
 }
@@ -180,7 +203,7 @@ fn each_condition_alone_keeps_a_directory() {
 fn a_certificate_protects_what_it_names_and_what_is_above_it() {
     let current = pointer(vec![entry(900)]);
     let certificate = certificate(700, &[entry(650), entry(640)]);
-    let check = |directory: SnapshotDirectory| may_delete(&directory, Some(&current), Some(&certificate));
+    let check = |directory: SnapshotDirectory| deletable(&directory, Some(&current), Some(&certificate));
     assert_eq!(check(entry(650).path), Err(KeepReason::Certified));
     assert_eq!(
         check(entry_of(incarnation(1), 645, 1).path),
@@ -192,13 +215,78 @@ fn a_certificate_protects_what_it_names_and_what_is_above_it() {
 #[test]
 fn pointer_and_certificate_of_different_logs_delete_nothing() {
     let directory = entry(100).path;
-    let certificate = certificate(700, &[entry(800)]);
-    let mut foreign = pointer(vec![entry(900)]);
+    let current = pointer(vec![entry(900)]);
+    let certified = certificate(700, &[entry(800)]);
+    let (mut foreign, mut misplaced) = (current.clone(), current.clone());
     foreign.cluster = other_cluster();
+    misplaced.partition = PartitionId::new(4);
     let next_life = pointer(vec![entry_of(incarnation(2), 900, 3)]);
-    for pointer in [foreign, next_life] {
-        let kept = may_delete(&directory, Some(&pointer), Some(&certificate));
+    for pointer in [&foreign, &misplaced, &next_life] {
+        let kept = deletable(&directory, Some(pointer), Some(&certified));
         assert_eq!(kept, Err(KeepReason::Inconsistent));
+    }
+    // Two documents that agree with each other, and belong to somebody else.
+    let (mut foreign_too, mut misplaced_too) = (certified.clone(), certified.clone());
+    foreign_too.cluster = other_cluster();
+    misplaced_too.partition = PartitionId::new(4);
+    for (pointer, certificate) in [(&foreign, &foreign_too), (&misplaced, &misplaced_too)] {
+        let kept = deletable(&directory, Some(pointer), Some(certificate));
+        assert_eq!(kept, Err(KeepReason::Inconsistent));
+    }
+}
+
+#[test]
+fn an_older_generation_goes_only_when_it_is_named_and_a_newer_one_is_certified() {
+    let fork = incarnation(2);
+    let current = pointer(vec![entry_of(fork, 950, 20), entry_of(fork, 900, 19), entry(800)]);
+    let mut certified = certificate(900, &[entry_of(fork, 950, 20), entry_of(fork, 900, 19)]);
+    certified.incarnation = fork;
+    let check = |directory: SnapshotDirectory, certificate: Option<&Certificate>, generation: u64| {
+        let scope = DeleteScope::OlderGeneration(generation);
+        delete(&directory, Some(&current), certificate, scope)
+    };
+    let (old, retained) = (entry(700).path, entry(800).path);
+    // Above the fork's own LSNs, too: nothing of that life can be restored into the new one.
+    let high = entry_of(incarnation(1), 5_000, 77).path;
+    assert_eq!(check(old, Some(&certified), 1), Ok(()));
+    assert_eq!(check(high, Some(&certified), 1), Ok(()));
+    assert_eq!(check(retained, Some(&certified), 1), Err(KeepReason::Retained));
+    assert_eq!(
+        deletable(&old, Some(&current), Some(&certified)),
+        Err(KeepReason::OtherGeneration)
+    );
+
+    let present = entry_of(fork, 10, 5).path;
+    for generation in [2, 3] {
+        assert_eq!(
+            check(present, Some(&certified), generation),
+            Err(KeepReason::NotOlder)
+        );
+        assert_eq!(
+            check(old, Some(&certified), generation),
+            Err(KeepReason::NotOlder)
+        );
+    }
+    assert_eq!(
+        check(present, Some(&certified), 1),
+        Err(KeepReason::OtherGeneration)
+    );
+    assert_eq!(check(old, None, 1), Err(KeepReason::NoCertificate));
+    // The new life has not been certified yet: the certificate still is the old one's.
+    let before = certificate(700, &[entry(800)]);
+    assert_eq!(check(old, Some(&before), 1), Err(KeepReason::Inconsistent));
+}
+
+#[test]
+fn every_reason_to_keep_has_a_word_and_words() {
+    for reason in KeepReason::ALL {
+        assert!(
+            reason
+                .as_str()
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte == b'-')
+        );
+        assert!(reason.in_words().contains(' '));
     }
 }
 
@@ -252,7 +340,7 @@ proptest! {
         let directory = if known { entries[lsn as usize % entries.len()].path } else {
             entry_of(incarnation(generation), lsn, 424_242).path
         };
-        if may_delete(&directory, Some(&current), Some(&certificate)).is_ok() {
+        if deletable(&directory, Some(&current), Some(&certificate)).is_ok() {
             prop_assert!(!known, "a retained snapshot was deletable");
             prop_assert_eq!(directory.generation, entries[0].incarnation.generation);
             prop_assert!(directory.lsn < entries[0].lsn);
@@ -261,6 +349,26 @@ proptest! {
             prop_assert!(certificate.snapshots.iter().all(|named| directory.lsn < named.lsn));
             // Neither can it become the pointer any more.
             let late = replace(Some(&current), (entries[0].incarnation, directory.lsn.get()), Some(&certificate), None);
+            prop_assert!(late.is_err());
+        }
+    }
+
+    #[test]
+    fn an_explicit_command_never_reaches_the_present_generation(
+        entries in entries(), asked_for in 0_u64..4, generation in 1_u64..4, lsn in 0_u64..80, known in any::<bool>(),
+    ) {
+        let current = pointer(entries.clone());
+        let mut certificate = certificate(40, &entries[..1]);
+        certificate.incarnation = entries[0].incarnation;
+        let directory = if known { entries[lsn as usize % entries.len()].path } else {
+            entry_of(incarnation(generation), lsn, 424_242).path
+        };
+        let scope = DeleteScope::OlderGeneration(asked_for);
+        if delete(&directory, Some(&current), Some(&certificate), scope).is_ok() {
+            prop_assert!(!known, "a retained snapshot was deletable");
+            prop_assert_eq!(directory.generation, asked_for);
+            prop_assert!(asked_for < entries[0].incarnation.generation);
+            let late = replace(Some(&current), (incarnation(asked_for), lsn), Some(&certificate), None);
             prop_assert!(late.is_err());
         }
     }

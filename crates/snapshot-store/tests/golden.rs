@@ -10,7 +10,7 @@ use snapshot_store::{
     format::{
         ChainPoint, ChainTrail, ClusterRecord, Control, FormatError, KeyHash, KeyRange, Keys, Manifest,
         ManifestFile, Origin, Pause, PauseScope, Pointer, Producer, SnapshotDirectory, StateMachineVersion,
-        StickyHold, StickyReason, Stored,
+        StickyHold, StickyReason, Stored, Unknown,
     },
 };
 use std::path::Path;
@@ -27,7 +27,7 @@ fn check<T: Stored + PartialEq + std::fmt::Debug>(name: &str, value: &T) {
     );
     assert_eq!(&T::decode(name, golden.as_bytes()).unwrap(), value, "{name}");
 
-    // A newer number is named as such, and anything unknown is refused rather than ignored.
+    // A newer number is named as such; a field that a later version added is kept and written back.
     let format = format!("\"format\": {}", T::FORMAT);
     let newer = golden.replacen(&format, "\"format\": 99", 1);
     assert!(
@@ -37,9 +37,13 @@ fn check<T: Stored + PartialEq + std::fmt::Debug>(name: &str, value: &T) {
         ),
         "{name}"
     );
-    let unknown = golden.replacen(&format, &format!("{format}, \"colour\": 1"), 1);
+    let extended = golden.replacen(&format, &format!("{format},\n  \"zz_later\": [1]"), 1);
+    let read = T::decode(name, extended.as_bytes()).unwrap();
+    assert_ne!(&read, value, "{name}: the unknown field is gone");
+    let written = String::from_utf8(read.encode()).unwrap();
+    assert!(written.contains("\"zz_later\": ["), "{name}: {written}");
+    assert_eq!(T::decode(name, written.as_bytes()).unwrap(), read, "{name}");
     for broken in [
-        &unknown,
         &golden.replacen(&format, "\"colour\": 1", 1),
         &golden[..golden.len() / 2],
         "",
@@ -63,6 +67,7 @@ fn cluster_identity_keeps_its_form() {
             key_hash: KeyHash::Blake3Mod,
             incarnations,
             created_at: at(0),
+            unknown: Unknown::default(),
         },
     );
 }
@@ -87,12 +92,14 @@ fn control_state_keeps_its_form() {
         by: "ops".to_owned(),
         at: at(1),
         reason: "migration".to_owned(),
+        unknown: Unknown::default(),
     };
     let hold = |reason| StickyHold {
         partition: P0,
         reason,
         since: at(2),
         detail: "seen at 7".to_owned(),
+        unknown: Unknown::default(),
     };
     check(
         "control.json",
@@ -108,8 +115,23 @@ fn control_state_keeps_its_form() {
                 hold(StickyReason::LogRegressed),
                 hold(StickyReason::DamagedSnapshot),
             ],
+            unknown: Unknown::default(),
         },
     );
+}
+
+#[test]
+fn objects_from_before_there_were_copies_are_read() {
+    let read = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/golden")
+            .join(name);
+        std::fs::read(path).unwrap()
+    };
+    let old = Pointer::decode("latest", &read("latest-before-copies.json")).unwrap();
+    assert!(old.snapshots.iter().all(|entry| entry.bytes_copied == 0));
+    let old = Manifest::decode("metadata", &read("metadata-before-copies.json")).unwrap();
+    assert!(old.bytes_copied == 0 && old.files.iter().all(|file| file.copies == 0));
 }
 
 fn manifest() -> Manifest {
@@ -137,11 +159,15 @@ fn manifest() -> Manifest {
         created_at: at(800),
         bytes_total: 12,
         bytes_uploaded: 12,
+        bytes_copied: 0,
         files: vec![ManifestFile {
             name: "000007.sst".to_owned(),
             bytes: 12,
             hash: ContentHash::of(b"some content"),
+            copies: 0,
+            unknown: Unknown::default(),
         }],
+        unknown: Unknown::default(),
     }
 }
 

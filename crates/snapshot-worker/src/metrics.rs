@@ -9,7 +9,7 @@ use crate::{
 };
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use partition_log::AppendError;
-use snapshot_store::{Lsn, format::VerifyLevel};
+use snapshot_store::{Anomaly, AnomalyKind, Lsn, format::VerifyLevel};
 use std::time::Duration;
 
 const SNAPSHOTS: &str = "tidemark_worker_snapshots_total";
@@ -17,11 +17,13 @@ const DECLINES: &str = "tidemark_worker_declines_total";
 const EXPORTS_RUNNING: &str = "tidemark_worker_exports_running";
 const EXPORT_DURATION: &str = "tidemark_worker_export_duration_seconds";
 const UPLOADED: &str = "tidemark_worker_uploaded_bytes_total";
+const COPIED: &str = "tidemark_worker_copied_bytes_total";
 const RESTORES: &str = "tidemark_worker_restores_total";
 const RESTORE_DURATION: &str = "tidemark_worker_restore_duration_seconds";
 const RESTORE_FALLBACKS: &str = "tidemark_worker_restore_fallbacks_total";
 const DOWNLOADED: &str = "tidemark_worker_downloaded_bytes_total";
 const VERIFICATIONS: &str = "tidemark_worker_verifications_total";
+const ANOMALIES: &str = "tidemark_worker_anomalies_total";
 
 /// How an attempt to make a snapshot ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +133,11 @@ fn describe_agent() {
         "Bytes of snapshot files sent to the object store"
     );
     describe_counter!(
+        COPIED,
+        Unit::Bytes,
+        "Bytes of snapshot files copied inside the object store instead of being sent"
+    );
+    describe_counter!(
         RESTORES,
         count,
         "Restores by why they were needed and how they ended"
@@ -155,6 +162,11 @@ fn describe_agent() {
         count,
         "Verifications of published snapshots by level and outcome"
     );
+    describe_counter!(
+        ANOMALIES,
+        count,
+        "Damage found in published snapshots by verifications and restores, by kind"
+    );
 }
 
 fn zero_agent() {
@@ -174,7 +186,11 @@ fn zero_agent() {
             counter!(VERIFICATIONS, "level" => level.as_str(), "outcome" => outcome.as_str()).absolute(0);
         }
     }
+    for kind in AnomalyKind::ALL {
+        counter!(ANOMALIES, "kind" => kind.as_str()).absolute(0);
+    }
     counter!(UPLOADED).absolute(0);
+    counter!(COPIED).absolute(0);
     counter!(DOWNLOADED).absolute(0);
     counter!(RESTORE_FALLBACKS).absolute(0);
     gauge!(EXPORTS_RUNNING).set(0.0);
@@ -213,6 +229,10 @@ pub(crate) fn uploaded(bytes: u64) {
     counter!(UPLOADED).increment(bytes);
 }
 
+pub(crate) fn copied(bytes: u64) {
+    counter!(COPIED).increment(bytes);
+}
+
 pub(crate) fn restore_ended(kind: RestoreKind, result: RestoreResult) {
     counter!(RESTORES, "kind" => kind.as_str(), "outcome" => result.as_str()).increment(1);
 }
@@ -223,6 +243,12 @@ pub(crate) fn restore_took(duration: Duration) {
 
 pub(crate) fn restore_fell_back() {
     counter!(RESTORE_FALLBACKS).increment(1);
+}
+
+pub(crate) fn anomalies(found: &[Anomaly]) {
+    for anomaly in found {
+        counter!(ANOMALIES, "kind" => anomaly.kind.as_str()).increment(1);
+    }
 }
 
 pub(crate) fn downloaded(bytes: u64) {

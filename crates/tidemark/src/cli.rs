@@ -71,6 +71,9 @@ pub enum Command {
     /// List, inspect, make and verify snapshots.
     #[command(subcommand)]
     Snapshots(commands::snapshots::SnapshotsCommand),
+    /// Look at an object store.
+    #[command(subcommand)]
+    Store(commands::store::StoreCommand),
     /// See how far logs could be trimmed, or trim them.
     #[command(subcommand)]
     Trim(commands::trim::TrimCommand),
@@ -118,6 +121,7 @@ impl Cli {
             Command::Status(args) => commands::status::run(args, output).await,
             Command::Partitions(command) => command.run(output).await,
             Command::Snapshots(command) => command.run(output).await,
+            Command::Store(command) => command.run(output).await,
             Command::Trim(command) => command.run(output).await,
             Command::Explain(args) => commands::status::explain(args, output).await,
             Command::Pause(args) => commands::pause::pause(args, output).await,
@@ -243,6 +247,9 @@ mod tests {
             "tidemark snapshots show 3",
             "tidemark snapshots create 0 1",
             "tidemark snapshots verify --level content",
+            "tidemark store check s3://bucket/prefix --store-option region=eu-central-1 --prune",
+            "tidemark snapshots verify --level restore --store file:///tmp/b --scratch /tmp --bytes-per-second 1000000",
+            "tidemark snapshots sweep --store file:///tmp/b --partition 3 --generation 1 --delete",
             "tidemark trim plan",
             "tidemark trim run 0 1 --force",
             "tidemark explain 3",

@@ -11,8 +11,8 @@
 //!    covers it. A crash after that leaves a certificate that entitles any admin to go on with step 7. Who loses the
 //!    race does not trim.
 //! 7. Trim the log, and ask it what is in force now. A crash after that leaves nothing to do.
-//! 8. Prune, where it is on: what `may_delete` allows, nothing else. A crash after that leaves orphans, which the
-//!    next prune finds.
+//! 8. Look at what is stored, and where `prune` is on delete what `may_delete` allows, nothing else. A crash in
+//!    between leaves orphans, which the next look finds.
 //!
 //! Invariants:
 //! - The log is trimmed only up to what a certificate covers whose snapshots were present in this very pass.
@@ -21,6 +21,7 @@
 //!
 //! Not here: when to look (`core::plan`), and how content is checked (`execute`).
 
+mod clean;
 mod report;
 
 pub use report::{TrimMode, TrimReport, TrimResult};
@@ -33,18 +34,18 @@ use crate::{
     state::Context,
 };
 use snapshot_store::{
-    AnomalyKind, CertificateDraft, CertificateError, Lsn, PartitionId, SnapshotId,
+    AnomalyKind, CertificateDraft, CertificateError, CheckLevel, Lsn, NoProgress, PartitionId, SnapshotId,
     core::{
         HoldReason, LogFacts, ReplicaNeed, SnapshotTrust, TrimDecision, TrimFacts, TrimGrant, trim_up_to,
     },
-    format::{Certificate, CertifiedSnapshot, Pointer, PointerEntry, StickyReason, VerifyLevel},
+    format::{Certificate, CertifiedSnapshot, Pointer, PointerEntry, StickyReason, Unknown, VerifyLevel},
 };
 use std::{collections::BTreeMap, time::Duration};
 use tokio::time::timeout;
 
 /// How long the log may take to trim; it may have to delete many files.
 const TRIM_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a presence check, a certificate or a prune may take.
+/// How long a presence check, a certificate or a look at all that is stored may take.
 const STORE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A hold, on its way out of the protocol.
@@ -243,9 +244,12 @@ fn restorable(ctx: &Context, reads: &Reads) -> Vec<PointerEntry> {
 /// Step 3.
 async fn check_restorable(ctx: &Context, id: PartitionId, reads: &mut Reads) -> Result<(), Hold> {
     for entry in restorable(ctx, reads) {
-        let check = timeout(STORE_TIMEOUT, ctx.repository.check_presence(id, &entry)).await;
-        let anomalies = match check {
-            Ok(Ok(anomalies)) => anomalies,
+        let level = CheckLevel::Presence;
+        let check = ctx
+            .repository
+            .check_snapshot(&ctx.cluster, id, &entry, level, &NoProgress);
+        let anomalies = match timeout(STORE_TIMEOUT, check).await {
+            Ok(Ok(check)) => check.anomalies,
             Ok(Err(error)) => {
                 let detail = format!("snapshot {}: {}", entry.snapshot_id, archive::chain_text(&error));
                 return Err(Hold(archive::store_hold(&error), detail));
@@ -258,6 +262,7 @@ async fn check_restorable(ctx: &Context, id: PartitionId, reads: &mut Reads) -> 
         let trust = match anomalies.first() {
             Some(anomaly) => {
                 still_named(ctx, id, &entry).await?;
+                metrics::anomaly(anomaly.kind);
                 // Neither says anything about the bytes.
                 let hold = match anomaly.kind {
                     AnomalyKind::ForeignCluster => Some(HoldReason::ForeignIdentity),
@@ -375,6 +380,7 @@ async fn certify(ctx: &Context, id: PartitionId, grant: &TrimGrant, reads: &Read
                 // Presence is checked by the admin itself, a moment ago.
                 verified_by: check.map_or_else(|| ctx.admin.clone(), |check| check.by.clone()),
                 verified_at: check.map_or_else(|| ctx.seams.clock.now(), |check| check.at),
+                unknown: Unknown::default(),
             }
         };
         grant.snapshots.iter().map(certified).collect()
@@ -450,23 +456,5 @@ async fn execute(ctx: &Context, id: PartitionId, grant: &TrimGrant, reads: &Read
     );
     report.result = TrimResult::Trimmed { before, after };
     report.detail = format!("from {before} to {after}: {}", describe(grant));
-    if ctx.prunes() {
-        prune(ctx, id).await;
-    }
-}
-
-async fn prune(ctx: &Context, id: PartitionId) {
-    match timeout(STORE_TIMEOUT, ctx.repository.prune(id)).await {
-        Ok(Ok(pruned)) => {
-            metrics::pruned(pruned.bytes);
-            if !pruned.deleted.is_empty() {
-                tracing::info!(partition = %id, deleted = pruned.deleted.len(), bytes = pruned.bytes, "pruned");
-            }
-        }
-        // Orphans stay; the prune after the next trim finds them.
-        Ok(Err(error)) => {
-            tracing::warn!(partition = %id, error = %archive::chain_text(&error), "prune failed")
-        }
-        Err(_) => tracing::warn!(partition = %id, "prune did not finish in time"),
-    }
+    clean::clean_up(ctx, id).await;
 }

@@ -78,6 +78,7 @@ async fn damage_found_by_another_admin_is_looked_at_again_and_not_believed_away(
                 reason: StickyReason::DamagedSnapshot,
                 since: cluster.shared.seams.clock.now(),
                 detail: "found by another admin".to_owned(),
+                unknown: snapshot_store::format::Unknown::default(),
             }];
         })
         .await

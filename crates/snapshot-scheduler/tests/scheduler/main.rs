@@ -10,5 +10,6 @@ mod plan;
 mod plan_properties;
 mod service;
 mod snapshots;
+mod space;
 mod views;
 mod worker;

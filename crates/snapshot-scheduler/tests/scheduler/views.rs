@@ -8,7 +8,7 @@ use snapshot_store::{
     ClusterIdentity, ContentHash, Entropy, Fingerprint, Incarnation, IncarnationId, LeaderEpoch, Leadership,
     Lsn, NodeId, PartitionId, ReplicaRole, SnapshotId, Timestamp, WriteId,
     core::LogFacts,
-    format::{ChainTrail, Control, Pointer, PointerEntry, SnapshotDirectory, StateMachineVersion},
+    format::{ChainTrail, Control, Pointer, PointerEntry, SnapshotDirectory, StateMachineVersion, Unknown},
 };
 use std::{collections::BTreeMap, time::Duration};
 
@@ -52,10 +52,12 @@ pub(crate) fn entry(lsn: u64, node_index: usize, entropy: &Entropy) -> PointerEn
         files: 1,
         bytes_total: 1,
         bytes_uploaded: 1,
+        bytes_copied: 0,
         created_at: Timestamp::default(),
         node: node(node_index),
         role: ReplicaRole::Follower,
         manifest_hash: ContentHash::of(b"manifest"),
+        unknown: Unknown::default(),
     }
 }
 
@@ -68,6 +70,7 @@ pub(crate) fn pointer(lsns: &[u64]) -> Option<Pointer> {
         restorable_snapshots_min: 2,
         snapshots: lsns.iter().map(|lsn| entry(*lsn, 1, &entropy)).collect(),
         history: Vec::new(),
+        unknown: Unknown::default(),
     })
 }
 

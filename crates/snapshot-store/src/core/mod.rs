@@ -15,7 +15,7 @@ mod replace;
 mod retention;
 mod trim;
 
-pub use delete::{KeepReason, may_delete};
+pub use delete::{DeleteFacts, DeleteScope, KeepReason, may_delete};
 pub use hold::HoldReason;
 pub use replace::{PointerCandidate, PointerFloor, ReplaceRefusal, may_replace_pointer};
 pub use retention::retained_after;

@@ -1,6 +1,6 @@
 //! `<partition>/trim.json`: the durable record of why the last trim was safe.
 
-use super::{SnapshotDirectory, Stored};
+use super::{SnapshotDirectory, Stored, Unknown};
 use crate::vocabulary::{
     ClusterIdentity, ContentHash, Incarnation, Lsn, NodeId, PartitionId, SnapshotId, Timestamp, WriteId,
 };
@@ -31,7 +31,6 @@ impl VerifyLevel {
 
 /// One snapshot that a trim relied on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct CertifiedSnapshot {
     /// The snapshot.
     pub snapshot_id: SnapshotId,
@@ -47,11 +46,13 @@ pub struct CertifiedSnapshot {
     pub verified_by: NodeId,
     /// When.
     pub verified_at: Timestamp,
+    /// Fields that a later version wrote.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 /// Why trimming a partition's log up to `up_to` was safe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Certificate {
     /// The cluster it belongs to.
     pub cluster: ClusterIdentity,
@@ -69,6 +70,9 @@ pub struct Certificate {
     pub issued_by: NodeId,
     /// When.
     pub issued_at: Timestamp,
+    /// Fields that a later version wrote.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 impl Certificate {

@@ -1,6 +1,6 @@
 //! `cluster.json`: who the cluster is. Written once by `cluster init`, immutable.
 
-use super::Stored;
+use super::{Stored, Unknown};
 use crate::vocabulary::{ClusterIdentity, Incarnation, PartitionId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -27,7 +27,6 @@ impl KeyHash {
 
 /// Identity and shape of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ClusterRecord {
     /// Name and fingerprint.
     pub cluster: ClusterIdentity,
@@ -39,6 +38,9 @@ pub struct ClusterRecord {
     pub incarnations: BTreeMap<PartitionId, Incarnation>,
     /// When `cluster init` wrote it.
     pub created_at: Timestamp,
+    /// Fields that a later version wrote.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 impl Stored for ClusterRecord {

@@ -1,6 +1,6 @@
 //! `admin/control.json`: pauses and sticky holds. Every admin obeys it; a missing one is unreadable.
 
-use super::Stored;
+use super::{Stored, Unknown};
 use crate::vocabulary::{ClusterIdentity, PartitionId, Timestamp, WriteId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -26,7 +26,6 @@ impl fmt::Display for PauseScope {
 
 /// An operator's order to leave a partition, or all of them, alone: no snapshot, no trim, no deletion.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Pause {
     /// What it covers.
     pub scope: PauseScope,
@@ -36,6 +35,9 @@ pub struct Pause {
     pub at: Timestamp,
     /// Why.
     pub reason: String,
+    /// Fields that a later version wrote.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 /// Why a hold outlives the admin that set it.
@@ -52,7 +54,6 @@ pub enum StickyReason {
 
 /// A hold that only an operator or a proof of repair clears.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct StickyHold {
     /// The partition that is held.
     pub partition: PartitionId,
@@ -62,11 +63,13 @@ pub struct StickyHold {
     pub since: Timestamp,
     /// What was seen.
     pub detail: String,
+    /// Fields that a later version wrote.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 /// Pauses and sticky holds of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Control {
     /// The cluster it belongs to.
     pub cluster: ClusterIdentity,
@@ -76,6 +79,9 @@ pub struct Control {
     pub pauses: Vec<Pause>,
     /// Sticky holds in force.
     pub holds: Vec<StickyHold>,
+    /// Fields that a later version wrote.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 impl Control {
@@ -86,6 +92,7 @@ impl Control {
             write_id,
             pauses: Vec::new(),
             holds: Vec::new(),
+            unknown: Unknown::default(),
         }
     }
 

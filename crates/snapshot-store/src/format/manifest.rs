@@ -1,6 +1,6 @@
 //! `metadata.json`: the immutable description of one snapshot.
 
-use super::{SnapshotDirectory, Stored};
+use super::{SnapshotDirectory, Stored, Unknown};
 use crate::vocabulary::{
     ChainHash, ClusterIdentity, ContentHash, Incarnation, Leadership, Lsn, NodeId, PartitionId, ReplicaRole,
     RequestId, SnapshotId, StateDigest, Timestamp,
@@ -86,7 +86,6 @@ pub struct Origin {
 
 /// One file of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ManifestFile {
     /// Name inside the snapshot directory: no separators, not `metadata.json`.
     pub name: String,
@@ -94,11 +93,17 @@ pub struct ManifestFile {
     pub bytes: u64,
     /// BLAKE3 of its content.
     pub hash: ContentHash,
+    /// How often in a row these bytes were copied inside the store, from one snapshot to the next, since they were
+    /// last uploaded; 0 when they were uploaded for this one.
+    #[serde(default)]
+    pub copies: u32,
+    /// Fields that a later version wrote.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 /// The immutable description of one snapshot. All facts about the state are read from the finished checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// The cluster it belongs to.
     pub cluster: ClusterIdentity,
@@ -132,10 +137,16 @@ pub struct Manifest {
     pub created_at: Timestamp,
     /// Sum of all file sizes.
     pub bytes_total: u64,
-    /// How much of it was uploaded (the rest was copied inside the store).
+    /// How much of it was uploaded by the producer.
     pub bytes_uploaded: u64,
+    /// How much of it was copied inside the store from snapshots that were there already.
+    #[serde(default)]
+    pub bytes_copied: u64,
     /// All files, sorted by name.
     pub files: Vec<ManifestFile>,
+    /// Fields that a later version wrote.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 impl Manifest {

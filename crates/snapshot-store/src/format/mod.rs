@@ -1,7 +1,8 @@
 //! The stored objects. Each is JSON with a `format` number; golden files in `tests/golden` pin them.
 //!
-//! Unknown fields are refused: a field that a reader does not know could change what the others mean, so a new
-//! field is a new format number.
+//! A field that a reader may pass over can be added at any time: older versions keep it when they rewrite the object
+//! (see [`Unknown`]). What changes the meaning of the rest is a new format number, which older versions refuse by
+//! name. The small values inside (identities, incarnations, producers) are closed: they never grow.
 
 mod certificate;
 mod cluster;
@@ -9,6 +10,7 @@ mod control;
 mod keys;
 mod manifest;
 mod pointer;
+mod unknown;
 
 pub use certificate::{Certificate, CertifiedSnapshot, VerifyLevel};
 pub use cluster::{ClusterRecord, KeyHash};
@@ -18,6 +20,7 @@ pub use manifest::{
     ChainPoint, ChainTrail, KeyRange, Manifest, ManifestFile, Origin, Producer, StateMachineVersion,
 };
 pub use pointer::{Pointer, PointerEntry, PublishedSnapshot};
+pub use unknown::Unknown;
 
 use serde::{Serialize, de::DeserializeOwned};
 

@@ -1,6 +1,6 @@
 //! `<partition>/latest.json`: the pointer, the one object a restore depends on that is ever replaced.
 
-use super::{SnapshotDirectory, Stored};
+use super::{SnapshotDirectory, Stored, Unknown};
 use crate::vocabulary::{
     ClusterIdentity, ContentHash, Incarnation, Lsn, NodeId, PartitionId, ReplicaRole, SnapshotId, Timestamp,
     WriteId,
@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 
 /// One retained snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct PointerEntry {
     /// The snapshot.
     pub snapshot_id: SnapshotId,
@@ -25,8 +24,11 @@ pub struct PointerEntry {
     pub files: u32,
     /// Sum of all file sizes.
     pub bytes_total: u64,
-    /// How much of it was uploaded.
+    /// How much of it was uploaded by the producer.
     pub bytes_uploaded: u64,
+    /// How much of it was copied inside the store.
+    #[serde(default)]
+    pub bytes_copied: u64,
     /// When it was made, by the producer's clock.
     pub created_at: Timestamp,
     /// Who made it.
@@ -35,11 +37,13 @@ pub struct PointerEntry {
     pub role: ReplicaRole,
     /// BLAKE3 of the manifest's bytes.
     pub manifest_hash: ContentHash,
+    /// Fields that a later version wrote.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 /// What the pointer remembers of a snapshot after it left retention.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedSnapshot {
     /// The snapshot.
     pub snapshot_id: SnapshotId,
@@ -49,11 +53,13 @@ pub struct PublishedSnapshot {
     pub lsn: Lsn,
     /// When the pointer began to name it, by the publisher's clock.
     pub published_at: Timestamp,
+    /// Fields that a later version wrote.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 /// What can be restored, newest first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Pointer {
     /// The cluster it belongs to.
     pub cluster: ClusterIdentity,
@@ -68,6 +74,9 @@ pub struct Pointer {
     /// The last snapshots that were published, newest first, this one included: a writer whose reply was lost
     /// finds itself here, and a delayed trim finds the guard as it stood.
     pub history: Vec<PublishedSnapshot>,
+    /// Fields that a later version wrote.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 impl Pointer {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// How many writers race in one round.
 const RACERS: usize = 8;
-/// How many rounds.
+/// How many rounds before the first write of a process.
 const RACES: usize = 3;
 /// How long cleaning up may take; the check does not wait for more.
 const CLEANUP_DEADLINE: Duration = Duration::from_secs(5);
@@ -28,12 +28,45 @@ impl Repository {
     /// `Incapable` when it cannot be trusted, with the reason and the remedy; `Unavailable` when it did not answer,
     /// which the next call tries again.
     pub async fn ensure_capable(&self) -> Result<(), StoreError> {
-        self.0.capable.get_or_try_init(|| self.probe()).await.map(drop)
+        let probe = || self.try_conditional_writes(RACES);
+        self.0.capable.get_or_try_init(probe).await.map(drop)
     }
 
-    async fn probe(&self) -> Result<(), StoreError> {
+    /// Checks once per process that objects can be deleted; free afterwards. Only what deletes asks for it: a cluster that leaves
+    /// deletion to its operator needs no right to delete.
+    ///
+    /// # Errors
+    /// `Denied` when the credentials do not allow it; `Unavailable` when the store did not answer.
+    pub async fn ensure_deletable(&self) -> Result<(), StoreError> {
+        self.0
+            .deletable
+            .get_or_try_init(|| self.probe_delete())
+            .await
+            .map(drop)
+    }
+
+    async fn probe_delete(&self) -> Result<(), StoreError> {
         let key = format!("{}/{}", Keys::PROBE, self.0.seams.ulid());
-        let verdict = self.probe_with(&key).await;
+        self.put_immutable(&key, Bytes::from_static(b"may be deleted"))
+            .await?;
+        self.delete_object(&self.path(&key)).await?;
+        if self.exists(&key).await? {
+            return Err(StoreError::Incapable {
+                detail: "an object that was deleted is still there: look for a retention rule or an object lock on the bucket, or switch prune off"
+                    .to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Makes the check again, with `races` rounds in which several writers race for one object. More rounds find stores that
+    /// are wrong only seldom.
+    ///
+    /// # Errors
+    /// As [`Repository::ensure_capable`].
+    pub async fn try_conditional_writes(&self, races: usize) -> Result<(), StoreError> {
+        let key = format!("{}/{}", Keys::PROBE, self.0.seams.ulid());
+        let verdict = self.probe_with(&key, races).await;
         // A probe that stays behind is harmless and tiny.
         let path = self.path(&key);
         let _ = within(CLEANUP_DEADLINE, self.store().delete(&path)).await;
@@ -43,7 +76,7 @@ impl Repository {
         verdict
     }
 
-    async fn probe_with(&self, key: &str) -> Result<(), StoreError> {
+    async fn probe_with(&self, key: &str, races: usize) -> Result<(), StoreError> {
         let first = match self.put_if(key, b"first".to_vec(), None).await {
             Ok(version) => version,
             // Nobody else knows this key: the client repeated a request whose answer was lost.
@@ -73,7 +106,7 @@ impl Repository {
         }
         let read = self.probe_read(key, b"third").await?;
         let mut current = same_version(read, &current)?;
-        for round in 0..RACES {
+        for round in 0..races {
             current = self.race(key, round, current).await?;
         }
         Ok(())

@@ -8,7 +8,7 @@
 
 use super::{Repository, Versioned, error::StoreError, request::PutFault};
 use crate::{
-    format::{Certificate, CertifiedSnapshot, Keys, Stored},
+    format::{Certificate, CertifiedSnapshot, Keys, Stored, Unknown},
     vocabulary::{ClusterIdentity, Incarnation, Lineage, Lsn, NodeId, PartitionId, WriteId},
 };
 
@@ -96,6 +96,7 @@ impl Repository {
             snapshots: draft.snapshots,
             issued_by: draft.issued_by,
             issued_at: self.seams().clock.now(),
+            unknown: Unknown::default(),
         };
         let bytes = certificate.encode();
         let mut unclear = None;

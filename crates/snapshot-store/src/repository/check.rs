@@ -5,7 +5,9 @@
 
 use super::{
     Progress, Repository,
-    error::{Anomaly, AnomalyKind, ContentCheck, ManifestError, StoreError},
+    anomaly::{Anomaly, AnomalyKind},
+    error::{ContentCheck, ManifestError, StoreError},
+    limits::Lane,
     upload::{PART_BYTES, blocking},
 };
 use crate::{
@@ -15,10 +17,11 @@ use crate::{
 use futures::{StreamExt, TryStreamExt, stream};
 use std::ops::Range;
 
-/// How many files are read at once.
-pub(super) const FILES_AT_ONCE: usize = 4;
+/// How many files are read at once. Most files of a snapshot are a single part; the node's budget bounds how many parts are
+/// under way in all, and keeps them in memory only one after the other per file.
+pub(super) const FILES_AT_ONCE: usize = 8;
 /// How many parts of one file are asked for at once.
-pub(super) const PARTS_AT_ONCE: usize = 2;
+pub(super) const PARTS_AT_ONCE: usize = 4;
 
 /// Returns the ranges in which a file is read.
 pub(super) fn parts_of(bytes: u64) -> impl Iterator<Item = Range<u64>> {
@@ -37,7 +40,25 @@ pub(super) fn wrong_hash(key: &str, expected: ContentHash, found: ContentHash) -
     )
 }
 
-/// Returns what a file is called that was gone, or shorter, when it was read.
+/// What S3 and Azure say of an object that must be brought back from an archive class before it can be read.
+const ARCHIVED: &[&str] = &["InvalidObjectState", "BlobArchived", "BlobBeingRehydrated"];
+
+/// Returns whether the store says that an object is there and its storage class does not let it be read. It says so
+/// only in words: the client knows no such error.
+pub(super) fn is_archived(error: &(dyn std::error::Error + 'static)) -> bool {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    chain
+        .map(ToString::to_string)
+        .any(|text| ARCHIVED.iter().any(|word| text.contains(word)))
+}
+
+/// Returns what an object in an archive class is called.
+pub(super) fn not_readable(key: &str) -> Anomaly {
+    let detail = "its storage class does not let it be read at once";
+    Anomaly::new(AnomalyKind::NotReadable, key, detail)
+}
+
+/// Returns what a file is called that was gone, or cannot be had, when it was read.
 pub(super) fn unreadable_part(key: &str, error: object_store::Error) -> Result<Anomaly, StoreError> {
     match error {
         object_store::Error::NotFound { .. } => Ok(Anomaly::new(
@@ -45,6 +66,7 @@ pub(super) fn unreadable_part(key: &str, error: object_store::Error) -> Result<A
             key,
             "it was gone when it was read",
         )),
+        error if is_archived(&error) => Ok(not_readable(key)),
         error => Err(StoreError::from_client("read", key, error)),
     }
 }
@@ -72,14 +94,19 @@ impl Repository {
         partition: PartitionId,
         entry: &PointerEntry,
     ) -> Result<(Option<Manifest>, Vec<Anomaly>), StoreError> {
+        let directory = format!("{partition}/{}", entry.path);
         let manifest = match self.manifest(partition, entry).await {
             Ok(manifest) => manifest,
-            Err(ManifestError::Damaged(anomaly)) => return Ok((None, vec![anomaly])),
+            Err(ManifestError::Damaged(anomaly)) => {
+                let anomaly = self.name_missing(&directory, anomaly).await?;
+                return Ok((None, vec![anomaly]));
+            }
+            Err(ManifestError::Store(error)) if is_archived(&error) => {
+                return Ok((None, vec![not_readable(&Keys::manifest(partition, &entry.path))]));
+            }
             Err(ManifestError::Store(error)) => return Err(error),
         };
-        let present = self
-            .list_directory(&format!("{partition}/{}", entry.path))
-            .await?;
+        let present = self.list_directory(&directory).await?;
         let mut anomalies = Vec::new();
         for file in &manifest.files {
             let key = Keys::file(partition, &entry.path, &file.name);
@@ -96,6 +123,16 @@ impl Repository {
             }
         }
         Ok((Some(manifest), anomalies))
+    }
+
+    /// Tells a directory without its manifest from one of which nothing is left.
+    async fn name_missing(&self, directory: &str, anomaly: Anomaly) -> Result<Anomaly, StoreError> {
+        let missing = anomaly.kind == AnomalyKind::MissingManifest;
+        if missing && self.list_directory(directory).await?.is_empty() {
+            let key = format!("{directory}/");
+            return Ok(Anomaly::new(AnomalyKind::PointerToNothing, key, anomaly.detail));
+        }
+        Ok(anomaly)
     }
 
     /// Checks presence, and reads every file once to compare its hash.
@@ -142,10 +179,10 @@ impl Repository {
         let mut hasher = blake3::Hasher::new();
         let mut bytes_read = 0;
         let mut parts = stream::iter(parts_of(file.bytes))
-            .map(|range| self.get_part(&key, range))
+            .map(|range| self.get_part(Lane::Check, &key, range))
             .buffered(PARTS_AT_ONCE);
         while let Some(part) = parts.next().await {
-            let part = match part {
+            let (part, _permit) = match part {
                 Ok(part) => part,
                 Err(error) => {
                     return Ok(CheckedFile {

@@ -9,8 +9,10 @@
 
 use super::{
     Progress, Repository,
+    anomaly::{Anomaly, AnomalyKind, FirstFew},
     check::{FILES_AT_ONCE, PARTS_AT_ONCE, parts_of, unreadable_part, wrong_hash},
-    error::{Anomaly, AnomalyKind, FirstFew, StoreError},
+    error::StoreError,
+    limits::Lane,
     upload::{at, blocking},
 };
 use crate::{
@@ -42,7 +44,11 @@ pub enum DownloadError {
 impl DownloadError {
     /// Returns whether objects were missing, as they are after the snapshot left retention.
     pub fn is_missing(&self) -> bool {
-        let missing = [AnomalyKind::MissingManifest, AnomalyKind::MissingFile];
+        let missing = [
+            AnomalyKind::MissingManifest,
+            AnomalyKind::MissingFile,
+            AnomalyKind::PointerToNothing,
+        ];
         matches!(self, DownloadError::Damaged(anomalies)
             if anomalies.iter().any(|anomaly| missing.contains(&anomaly.kind)))
     }
@@ -107,10 +113,10 @@ impl Repository {
         let mut sink = blocking(move || File::create(created)).await.map_err(local)?;
         let mut hasher = blake3::Hasher::new();
         let mut parts = stream::iter(parts_of(file.bytes))
-            .map(|range| self.get_part(&key, range))
+            .map(|range| self.get_part(Lane::Restore, &key, range))
             .buffered(PARTS_AT_ONCE);
         while let Some(part) = parts.next().await {
-            let part = match part {
+            let (part, _permit) = match part {
                 Ok(part) => part,
                 Err(error) => return Ok(Some(unreadable_part(&key, error)?)),
             };

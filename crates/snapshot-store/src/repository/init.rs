@@ -9,7 +9,7 @@
 
 use super::{Repository, error::StoreError, read::check_owner};
 use crate::{
-    format::{ClusterRecord, Control, KeyHash, Keys, Stored},
+    format::{ClusterRecord, Control, KeyHash, Keys, Stored, Unknown},
     vocabulary::{ClusterIdentity, Fingerprint, Incarnation, IncarnationId, PartitionId, Seams, WriteId},
 };
 use futures::{StreamExt, TryStreamExt, stream};
@@ -169,6 +169,7 @@ impl Repository {
                 .map(|p| (PartitionId::new(p), first_life()))
                 .collect(),
             created_at: clock.now(),
+            unknown: Unknown::default(),
         }
     }
 

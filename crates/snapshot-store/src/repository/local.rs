@@ -1,6 +1,7 @@
 //! A folder as an object store with conditional updates.
 //!
-//! `object_store` reads and writes folders but refuses `PutMode::Update` there, so this wrapper adds it. All
+//! `object_store` reads and writes folders but refuses `PutMode::Update` there and makes hard links for copies, so this
+//! wrapper adds the one and replaces the other. All
 //! updates of one folder, from whichever process on this machine, go through one lock file that is never deleted:
 //! lock, compare, write a temporary file, fsync, rename, fsync the folder. A crash in between leaves the object
 //! as it was, and at most a temporary file that the next update overwrites. The lock goes with its process.
@@ -20,14 +21,14 @@ use futures::{
     stream::{self, BoxStream},
 };
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UpdateVersion,
-    local::LocalFileSystem, path::Path,
+    CopyMode, CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
+    ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    UpdateVersion, local::LocalFileSystem, path::Path,
 };
 use std::{
     fmt,
     fs::{File, OpenOptions, TryLockError},
-    io::{ErrorKind, Write},
+    io::{ErrorKind, Read, Write},
     path::PathBuf,
     sync::OnceLock,
     time::Duration,
@@ -39,6 +40,8 @@ const LOCK_FILE: &str = ".lock";
 const TEMPORARY_SUFFIX: &str = "#0";
 /// Objects up to this size have a version; mutable ones are far below.
 const VERSIONED_BYTES_MAX: u64 = 4 << 20;
+/// How much of a file is copied at a time.
+const COPY_BUFFER_BYTES: usize = 1 << 20;
 /// How long to wait between two tries to take the lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(2);
 /// How often to try: for 20 seconds. Holders need milliseconds.
@@ -114,7 +117,7 @@ impl LocalStore {
                 return Err(stale("the object was changed since it was read"));
             }
             let bytes = Bytes::from(payload);
-            replace(&path, &bytes).map_err(generic)?;
+            write_in_place_of(&path, |file| file.write_all(&bytes)).map_err(generic)?;
             Ok(PutResult {
                 e_tag: Some(version_of(&bytes)),
                 version: None,
@@ -147,13 +150,16 @@ fn lock(path: &std::path::Path) -> Result<File> {
     Err(generic(std::io::Error::new(ErrorKind::TimedOut, detail)))
 }
 
-/// Writes `bytes` in place of the file at `path`, in one step that survives a power failure.
-fn replace(path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
+/// Puts what `write` writes in place of the file at `path`, in one step that survives a power failure.
+fn write_in_place_of(
+    path: &std::path::Path,
+    write: impl FnOnce(&mut File) -> std::io::Result<()>,
+) -> std::io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(TEMPORARY_SUFFIX);
     let temporary = PathBuf::from(temporary);
     let mut file = File::create(&temporary)?;
-    file.write_all(bytes)?;
+    write(&mut file)?;
     file.sync_all()?;
     std::fs::rename(&temporary, path)?;
     match path.parent() {
@@ -311,11 +317,42 @@ impl ObjectStore for LocalStore {
         Ok(ListResult { objects, ..found })
     }
 
-    async fn copy_opts(&self, _from: &Path, _to: &Path, _options: CopyOptions) -> Result<()> {
-        // The inner store would make a hard link; a copy must never share its bytes with the original.
-        Err(Error::NotImplemented {
-            operation: "copy".to_owned(),
-            implementer: self.to_string(),
-        })
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        if options.mode != CopyMode::Overwrite {
+            return Err(Error::NotImplemented {
+                operation: "copy_if_not_exists".to_owned(),
+                implementer: self.to_string(),
+            });
+        }
+        let inner = self.inner()?;
+        let source = inner.path_to_filesystem(from)?;
+        let target = inner.path_to_filesystem(to)?;
+        let missing = from.to_string();
+        tokio::task::spawn_blocking(move || copy_bytes(&source, &target))
+            .await?
+            .map_err(|error| match error.kind() {
+                ErrorKind::NotFound => Error::NotFound {
+                    path: missing,
+                    source: Box::new(error),
+                },
+                _ => generic(error),
+            })
     }
+}
+
+/// Copies a file byte by byte: a hard link, or a clone of its extents, would share one damage between two snapshots.
+fn copy_bytes(source: &std::path::Path, target: &std::path::Path) -> std::io::Result<()> {
+    let mut source = File::open(source)?;
+    if let Some(parent) = target.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    write_in_place_of(target, |file| {
+        let mut buffer = vec![0; COPY_BUFFER_BYTES];
+        loop {
+            match source.read(&mut buffer)? {
+                0 => return Ok(()),
+                bytes => file.write_all(&buffer[..bytes])?,
+            }
+        }
+    })
 }

@@ -4,14 +4,19 @@
 //! |---|---|
 //! | `init` | creates the identity of a cluster |
 //! | `read` | reads pointer, certificate, control state, manifest: one GET each |
-//! | `publish`, `upload` | makes a finished checkpoint a published snapshot |
+//! | `snapshot_upload`, `publish`, `upload`, `reuse` | makes a finished checkpoint a published snapshot |
 //! | `certificate`, `control` | the two other mutable objects |
 //! | `check`, `download` | verifies a snapshot in the store, brings one back |
-//! | `prune` | deletes what `may_delete` allows |
+//! | `open`, `options` | turns a URL and options into a store |
+//! | `limits` | one budget of requests and bytes for all transfers of a process |
+//! | `verify`, `anomaly` | verifies a whole partition; the names of all that can be wrong |
+//! | `survey`, `sweep` | says what lies in the store, and deletes what `may_delete` allows |
+//! | `local_remains` | what killed uploads leave in a folder |
 //! | `capability` | refuses a store that does not keep the promises all this rests on |
 //! | `local` | gives a folder those promises |
 //! | `request` | deadlines and retries of single requests |
 
+mod anomaly;
 mod capability;
 mod certificate;
 mod check;
@@ -19,25 +24,40 @@ mod control;
 mod download;
 mod error;
 mod init;
+mod limits;
 mod local;
+mod local_remains;
+mod open;
+mod options;
 mod progress;
-mod prune;
 mod publish;
 mod read;
 mod request;
+mod reuse;
+mod snapshot_upload;
+mod survey;
+mod sweep;
 mod upload;
+mod verify;
 
+pub use anomaly::{Anomaly, AnomalyKind, Severity};
 pub use certificate::{CertificateDraft, CertificateError};
 pub use download::DownloadError;
-pub use error::{Anomaly, AnomalyKind, ContentCheck, ManifestError, OpenError, StoreError};
+pub use error::{ContentCheck, ManifestError, StoreError};
 pub use init::{ClusterSpec, InitError};
+pub use open::{OpenError, StoreKind};
+pub use options::{Incremental, StoreOptions, TransferOptions};
 pub use progress::{NoProgress, Progress};
-pub use prune::PruneReport;
-pub use publish::{PublishError, Published, SnapshotUpload};
+pub use publish::{PublishError, Published};
+pub use snapshot_upload::SnapshotUpload;
+pub use survey::{BaseSurvey, DirectoryState, StoredSize, Survey, SurveyedDirectory, UnknownObject};
+pub use sweep::{SweepMode, SweepReport};
+pub use verify::{CheckLevel, PartitionCheck};
 
 use crate::vocabulary::Seams;
-use local::LocalStore;
-use object_store::{ObjectStore, UpdateVersion, memory::InMemory, path::Path};
+use limits::Limits;
+use object_store::{ObjectStore, UpdateVersion, path::Path};
+use open::Opened;
 use std::{fmt, path::PathBuf, sync::Arc};
 use tokio::sync::OnceCell;
 
@@ -47,13 +67,19 @@ pub struct Repository(Arc<Inner>);
 
 struct Inner {
     store: Arc<dyn ObjectStore>,
+    kind: StoreKind,
     base: Path,
     url: String,
     /// The folder of a `file://` store, which only `init` creates.
     folder: Option<PathBuf>,
     seams: Seams,
+    limits: Limits,
+    /// Whether uploads copy what an earlier snapshot holds.
+    incremental: bool,
     /// Set once this process has seen that the store can be trusted with conditional writes.
     capable: OnceCell<()>,
+    /// Set once this process has seen that it may delete.
+    deletable: OnceCell<()>,
 }
 
 /// A mutable object as read or written, with what a conditional update needs.
@@ -66,71 +92,69 @@ pub struct Versioned<T> {
 }
 
 impl Repository {
-    /// Opens the repository at `url`: `file:///absolute/path`, or `memory://` for a new, empty one that lives as
-    /// long as its clones. Makes no request.
+    /// Opens the repository at `url` with default options; see [`Repository::open_with`].
     ///
     /// # Errors
     /// When the URL cannot be used; the error says what is expected.
     pub fn open(url: &str, seams: Seams) -> Result<Self, OpenError> {
-        let parsed = url::Url::parse(url).map_err(|source| OpenError::Unparsable {
-            url: url.to_owned(),
-            source,
-        })?;
-        match parsed.scheme() {
-            "file" => {
-                let folder = parsed
-                    .to_file_path()
-                    .ok()
-                    .filter(|folder| folder.is_absolute())
-                    .ok_or_else(|| OpenError::NoFolder { url: url.to_owned() })?;
-                let store = Arc::new(LocalStore::new(folder.clone()));
-                Ok(Self::build(
-                    store,
-                    Path::default(),
-                    url.to_owned(),
-                    Some(folder),
-                    seams,
-                ))
-            }
-            "memory" => Ok(Self::build(
-                Arc::new(InMemory::new()),
-                Path::default(),
-                url.to_owned(),
-                None,
-                seams,
-            )),
-            scheme @ ("s3" | "s3a" | "az" | "azure" | "abfs" | "abfss" | "gs" | "http" | "https") => {
-                Err(OpenError::NotBuiltIn {
-                    scheme: scheme.to_owned(),
-                })
-            }
-            scheme => Err(OpenError::UnknownScheme {
-                scheme: scheme.to_owned(),
-            }),
-        }
+        Self::open_with(url, &StoreOptions::default(), seams)
+    }
+
+    /// Opens the repository at `url`: `file:///absolute/path`, `s3://bucket/prefix`, `az://container/prefix`,
+    /// `gs://bucket/prefix`, or `memory://` for a new, empty one that lives as long as its clones. Makes no request.
+    ///
+    /// # Errors
+    /// When URL or options cannot be used; the error says what is expected, and never holds a secret.
+    pub fn open_with(url: &str, options: &StoreOptions, seams: Seams) -> Result<Self, OpenError> {
+        let opened = open::open(url, options)?;
+        Ok(Self::build(opened, url.to_owned(), options, seams))
     }
 
     /// Uses `store`, with all keys below `base`.
     pub fn with_store(store: Arc<dyn ObjectStore>, base: Path, seams: Seams) -> Self {
-        let url = format!("{store}/{base}");
-        Self::build(store, base, url, None, seams)
+        Self::with_store_and(store, base, &StoreOptions::default(), seams)
     }
 
-    fn build(
+    /// Uses `store`, with all keys below `base`; the client's options are not looked at.
+    pub fn with_store_and(
         store: Arc<dyn ObjectStore>,
         base: Path,
-        url: String,
-        folder: Option<PathBuf>,
+        options: &StoreOptions,
         seams: Seams,
     ) -> Self {
-        Repository(Arc::new(Inner {
+        let url = format!("{store}/{base}");
+        let opened = Opened {
             store,
+            kind: StoreKind::Custom,
             base,
+            folder: None,
+        };
+        Self::build(opened, url, options, seams)
+    }
+
+    fn build(opened: Opened, url: String, options: &StoreOptions, seams: Seams) -> Self {
+        let incremental = match options.incremental {
+            Incremental::Auto => opened.kind.copies_cheaply(),
+            Incremental::On => true,
+            Incremental::Off => false,
+        };
+        Repository(Arc::new(Inner {
+            store: opened.store,
+            kind: opened.kind,
+            base: opened.base,
             url,
-            folder,
+            folder: opened.folder,
             seams,
+            limits: Limits::new(&options.transfer),
+            incremental,
             capable: OnceCell::new(),
+            deletable: OnceCell::new(),
         }))
+    }
+
+    /// Returns what kind of store it lies in.
+    pub fn kind(&self) -> StoreKind {
+        self.0.kind
     }
 
     /// Returns the URL it was opened with.
@@ -149,11 +173,7 @@ impl Repository {
 
     /// Returns the full path of a key that is relative to the base.
     fn path(&self, key: &str) -> Path {
-        if self.0.base.as_ref().is_empty() {
-            Path::from(key)
-        } else {
-            Path::from(format!("{}/{key}", self.0.base))
-        }
+        key.split('/').fold(self.0.base.clone(), Path::join)
     }
 }
 

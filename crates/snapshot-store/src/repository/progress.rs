@@ -5,6 +5,11 @@ pub trait Progress: Send + Sync {
     /// `bytes` more were transferred. Bytes that had to be sent again are counted again.
     fn advanced(&self, bytes: u64);
 
+    /// `bytes` more were copied inside the store, instead of being transferred.
+    fn copied(&self, bytes: u64) {
+        self.advanced(bytes);
+    }
+
     /// There are `bytes` to transfer altogether.
     fn total(&self, bytes: u64) {
         let _ = bytes;

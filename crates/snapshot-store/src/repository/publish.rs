@@ -4,8 +4,9 @@
 //! be repeated or abandoned; there is nothing after it.
 //!
 //! 1. Read `cluster.json` and the pointer. Another cluster: refused. Already covered: superseded, nothing is uploaded.
-//! 2. Upload the data files, then the manifest, into a directory that no other attempt ever uses. A crash leaves an
-//!    orphan, which prune and sweep find by its name.
+//! 2. Upload the data files, then the manifest, into a directory that no other attempt ever uses. Files that a retained
+//!    snapshot holds are copied inside the store (`reuse`). A crash leaves an orphan, which prune and sweep find by its
+//!    name.
 //! 3. Check that the manifest and all files are there with their sizes (on `file://` all of them are fsynced by now).
 //!    A crash leaves an orphan.
 //! 4. Read the pointer and the certificate, ask `may_replace_pointer`, and swap the pointer if it is still the version
@@ -26,74 +27,23 @@
 //! Not here: when to snapshot (`snapshot-scheduler`), and what is in the files (`snapshot-worker`).
 
 use super::{
-    Anomaly, Progress, Repository, Versioned,
-    error::{FirstFew, StoreError},
+    Anomaly, Progress, Repository, SnapshotUpload, Versioned,
+    anomaly::FirstFew,
+    error::StoreError,
     request::PutFault,
-    upload::{bytes_of, list_files, manifest_key},
+    reuse::Reusable,
+    upload::{UploadPlan, list_files, manifest_key},
 };
 use crate::{
-    core::{PointerCandidate, PointerFloor, ReplaceRefusal, may_replace_pointer, retained_after},
-    format::{
-        Certificate, ChainTrail, KeyRange, Keys, Manifest, Pointer, PointerEntry, Producer,
-        PublishedSnapshot, SnapshotDirectory, StateMachineVersion, Stored,
-    },
-    vocabulary::{
-        ClusterIdentity, ContentHash, Incarnation, Leadership, Lsn, PartitionId, RequestId, SnapshotId,
-        StateDigest, Timestamp, WriteId,
-    },
+    core::{PointerFloor, ReplaceRefusal, may_replace_pointer, retained_after},
+    format::{Certificate, Keys, Manifest, Pointer, PointerEntry, PublishedSnapshot, Stored, Unknown},
+    vocabulary::{ContentHash, Lsn, PartitionId, WriteId},
 };
 use object_store::UpdateVersion;
-use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 
-/// How many of the newest snapshots retention keeps when nobody said anything.
-const RESTORABLE_SNAPSHOTS_MIN_DEFAULT: u32 = 2;
 /// How often the swap is tried. Publishers of one partition are few, and each swap settles the race for most.
 const SWAP_TRIES: usize = 8;
-
-/// A finished checkpoint and what is known of it.
-#[derive(Clone, Debug)]
-pub struct SnapshotUpload {
-    /// The cluster it belongs to.
-    pub cluster: ClusterIdentity,
-    /// The partition.
-    pub partition: PartitionId,
-    /// The log whose records up to `lsn` it holds.
-    pub incarnation: Incarnation,
-    /// This attempt: drawn anew for every one, never reused.
-    pub snapshot_id: SnapshotId,
-    /// The LSN whose state it holds, exactly.
-    pub lsn: Lsn,
-    /// Chain hashes; absent when the host keeps none.
-    pub chain: Option<ChainTrail>,
-    /// Digest over all pairs of the state; absent when the host computes none.
-    pub state_digest: Option<StateDigest>,
-    /// Leader at `lsn`; absent when the host keeps none.
-    pub leader: Option<Leadership>,
-    /// Bytes of all records up to `lsn`.
-    pub log_bytes: u64,
-    /// State machine that wrote the state.
-    pub state_machine: StateMachineVersion,
-    /// Part of the key space.
-    pub key_range: KeyRange,
-    /// Who made it.
-    pub producer: Producer,
-    /// The request it answers; absent when nobody asked.
-    pub request_id: Option<RequestId>,
-    /// When the checkpoint was taken.
-    pub created_at: Timestamp,
-    /// The finished checkpoint. All files in it are uploaded; folders in it are refused.
-    pub dir: PathBuf,
-    /// How many of the newest snapshots retention must keep; absent when the publisher was not told.
-    pub restorable_snapshots_min: Option<u32>,
-    /// Whether that number may be lower than what the pointer says: only for an admin's explicit request.
-    pub lower_restorable_min: bool,
-    /// The log's incarnation and trim point, where known: without a pointer, a new one must not lie below.
-    pub trimmed: Option<(Incarnation, Lsn)>,
-    /// Snapshots known to be damaged. The agent does not count them as coverage; publishing itself makes no
-    /// difference, because the pointer must grow strictly over them too.
-    pub distrusted: Vec<SnapshotId>,
-}
 
 /// A published snapshot.
 #[derive(Clone, Debug)]
@@ -184,58 +134,12 @@ impl PublishError {
     }
 }
 
-impl SnapshotUpload {
-    /// Returns the directory it is uploaded to.
-    pub fn directory(&self) -> SnapshotDirectory {
-        SnapshotDirectory {
-            generation: self.incarnation.generation,
-            lsn: self.lsn,
-            snapshot_id: self.snapshot_id,
-        }
-    }
-
-    fn candidate(&self) -> PointerCandidate<'_> {
-        PointerCandidate {
-            cluster: &self.cluster,
-            partition: self.partition,
-            incarnation: self.incarnation,
-            lsn: self.lsn,
-            snapshot_id: self.snapshot_id,
-        }
-    }
-
-    fn manifest(&self, files: Vec<crate::format::ManifestFile>) -> Manifest {
-        let bytes_total = bytes_of(&files);
-        Manifest {
-            cluster: self.cluster.clone(),
-            partition: self.partition,
-            incarnation: self.incarnation,
-            snapshot_id: self.snapshot_id,
-            lsn: self.lsn,
-            chain: self.chain.clone(),
-            state_digest: self.state_digest,
-            leader: self.leader.clone(),
-            log_bytes: self.log_bytes,
-            state_machine: self.state_machine.clone(),
-            key_range: self.key_range,
-            producer: self.producer.clone(),
-            request_id: self.request_id,
-            origin: None,
-            created_at: self.created_at,
-            bytes_total,
-            bytes_uploaded: bytes_total,
-            files,
-        }
-    }
-
-    fn restorable_min(&self, current: Option<&Pointer>) -> u32 {
-        let standing = current.map(|pointer| pointer.restorable_snapshots_min);
-        let kept = match self.restorable_snapshots_min {
-            Some(told) if self.lower_restorable_min => Some(told),
-            told => told.max(standing),
-        };
-        kept.unwrap_or(RESTORABLE_SNAPSHOTS_MIN_DEFAULT).max(1)
-    }
+/// What step 1 found.
+enum Examined {
+    /// The pointer names the snapshot already.
+    AlreadyPublished(Published),
+    /// It is wanted, and may reuse these files.
+    Wanted(Reusable),
 }
 
 /// How far steps 1 to 3 came.
@@ -264,10 +168,12 @@ fn entry_for(manifest: &Manifest, manifest_hash: ContentHash) -> PointerEntry {
         files: u32::try_from(manifest.files.len()).unwrap_or(u32::MAX),
         bytes_total: manifest.bytes_total,
         bytes_uploaded: manifest.bytes_uploaded,
+        bytes_copied: manifest.bytes_copied,
         created_at: manifest.created_at,
         node: manifest.producer.node.clone(),
         role: manifest.producer.role,
         manifest_hash,
+        unknown: Unknown::default(),
     }
 }
 
@@ -283,8 +189,7 @@ impl Repository {
         progress: &dyn Progress,
         cancel: &CancellationToken,
     ) -> Result<Published, PublishError> {
-        let prepared = cancel.run_until_cancelled(self.prepare(upload, progress)).await;
-        match prepared.unwrap_or(Err(PublishError::Cancelled))? {
+        match self.prepare(upload, progress, cancel).await? {
             Prepared::AlreadyPublished(published) => Ok(published),
             Prepared::Uploaded(entry) => self.swap_pointer(upload, &entry).await,
         }
@@ -295,38 +200,60 @@ impl Repository {
         &self,
         upload: &SnapshotUpload,
         progress: &dyn Progress,
+        cancel: &CancellationToken,
     ) -> Result<Prepared, PublishError> {
+        let examined = cancel.run_until_cancelled(self.examine(upload)).await;
+        let reusable = match examined.ok_or(PublishError::Cancelled)?? {
+            Examined::AlreadyPublished(published) => return Ok(Prepared::AlreadyPublished(published)),
+            Examined::Wanted(reusable) => reusable,
+        };
+        let directory = format!("{}/{}", upload.partition, upload.directory());
+        let files = list_files(&upload.dir).await?;
+        progress.total(files.iter().map(|file| file.bytes).sum());
+        let plan = UploadPlan {
+            directory: &directory,
+            reusable: &reusable,
+            progress,
+            cancel,
+        };
+        // Not dropped when it is cancelled: it ends by itself, and leaves no open multipart upload.
+        let manifest = upload.manifest(self.upload_files(&plan, files).await?);
+        let finished = cancel
+            .run_until_cancelled(self.finish(upload, &directory, &manifest))
+            .await;
+        Ok(Prepared::Uploaded(finished.ok_or(PublishError::Cancelled)??))
+    }
+
+    /// Step 1: whether the snapshot is wanted, and what it can reuse.
+    async fn examine(&self, upload: &SnapshotUpload) -> Result<Examined, PublishError> {
         self.ensure_capable().await?;
         self.check_cluster(&upload.cluster).await?;
         let (current, certificate) = self.pointer_and_certificate(upload.partition).await?;
         if let Some(published) = self.decide(upload, current.as_ref(), certificate.as_ref(), None)? {
-            return Ok(Prepared::AlreadyPublished(published));
+            return Ok(Examined::AlreadyPublished(published));
         }
-        let entry = self.upload_snapshot(upload, progress).await?;
-        let anomalies = self.check_presence(upload.partition, &entry).await?;
-        if !anomalies.is_empty() {
-            return Err(PublishError::Incomplete {
-                partition: upload.partition,
-                anomalies,
-            });
-        }
-        Ok(Prepared::Uploaded(entry))
+        let pointer = current.as_ref().map(|current| &current.value);
+        Ok(Examined::Wanted(self.reusable(upload, pointer).await))
     }
 
-    async fn upload_snapshot(
+    /// The end of step 2, and step 3.
+    async fn finish(
         &self,
         upload: &SnapshotUpload,
-        progress: &dyn Progress,
+        directory: &str,
+        manifest: &Manifest,
     ) -> Result<PointerEntry, PublishError> {
-        let directory = format!("{}/{}", upload.partition, upload.directory());
-        let files = list_files(&upload.dir).await?;
-        progress.total(files.iter().map(|file| file.bytes).sum());
-        let manifest = upload.manifest(self.upload_files(&directory, files, progress).await?);
         let bytes = manifest.encode();
-        let entry = entry_for(&manifest, ContentHash::of(&bytes));
-        self.put_immutable(&manifest_key(&directory), bytes.into())
-            .await?;
-        Ok(entry)
+        let entry = entry_for(manifest, ContentHash::of(&bytes));
+        self.put_immutable(&manifest_key(directory), bytes.into()).await?;
+        let anomalies = self.check_presence(upload.partition, &entry).await?;
+        if anomalies.is_empty() {
+            return Ok(entry);
+        }
+        Err(PublishError::Incomplete {
+            partition: upload.partition,
+            anomalies,
+        })
     }
 
     /// Step 4: swaps the pointer, deciding anew on each read.
@@ -465,11 +392,12 @@ impl Repository {
             incarnation: entry.incarnation,
             lsn: entry.lsn,
             published_at: self.seams().clock.now(),
+            unknown: Unknown::default(),
         }];
         history.extend(
             current
                 .into_iter()
-                .flat_map(|pointer| pointer.history.iter().copied()),
+                .flat_map(|pointer| pointer.history.iter().cloned()),
         );
         history.truncate(Pointer::HISTORY_MAX);
         Pointer {
@@ -479,6 +407,7 @@ impl Repository {
             restorable_snapshots_min,
             snapshots: retained_after(current, entry.clone(), certificate, restorable_snapshots_min),
             history,
+            unknown: current.map(|pointer| pointer.unknown.clone()).unwrap_or_default(),
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use super::{
     Repository, Versioned,
-    error::{Anomaly, AnomalyKind, ManifestError, StoreError},
+    anomaly::{Anomaly, AnomalyKind},
+    error::{ManifestError, StoreError},
 };
 use crate::{
     format::{

@@ -1,6 +1,10 @@
 //! Single requests: each with a deadline, and repeated a bounded number of times where repeating is harmless.
 
-use super::{Repository, error::StoreError};
+use super::{
+    Repository,
+    error::StoreError,
+    limits::{Lane, Permit},
+};
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -132,15 +136,43 @@ impl Repository {
         }
     }
 
-    /// Reads a range of an object; an answer of another length is an error.
-    pub(super) async fn get_part(&self, key: &str, range: Range<u64>) -> Result<Bytes, Error> {
+    /// Reads a range of an object. The permit says that the part lies in memory: it is dropped with it.
+    pub(super) async fn get_part(
+        &self,
+        lane: Lane,
+        key: &str,
+        range: Range<u64>,
+    ) -> Result<(Bytes, Permit<'_>), Error> {
         let path = self.path(key);
+        let permit = self.0.limits.admit(lane, range.end - range.start).await;
         let options = GetOptions {
             range: Some(GetRange::Bounded(range)),
             ..Default::default()
         };
         let read = || async { self.store().get_opts(&path, options.clone()).await?.bytes().await };
-        self.repeat(PART_DEADLINE, read).await
+        Ok((self.repeat(PART_DEADLINE, read).await?, permit))
+    }
+
+    /// Copies an object of `bytes` inside the store. After an error nothing is known of `to`, which nobody else uses: it is
+    /// uploaded instead.
+    pub(super) async fn copy_object(&self, from: &str, to: &str, bytes: u64) -> Result<(), Error> {
+        let (from, to) = (self.path(from), self.path(to));
+        let _permit = self.0.limits.admit(Lane::Snapshot, 0).await;
+        within(PART_DEADLINE, self.store().copy(&from, &to)).await?;
+        if !self.0.kind.copies_later() {
+            return Ok(());
+        }
+        // Until such a copy is done, the object is shorter; the caller's check of all files would find it incomplete.
+        let arrived = || async {
+            match self.store().head(&to).await?.size {
+                size if size == bytes => Ok(()),
+                size => Err(Error::Generic {
+                    store: "copy",
+                    source: format!("{size} of {bytes} bytes are there").into(),
+                }),
+            }
+        };
+        self.repeat(SMALL_DEADLINE, arrived).await
     }
 
     /// Writes an object that has only this content, ever: repeating it is harmless.

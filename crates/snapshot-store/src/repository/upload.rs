@@ -1,32 +1,43 @@
-//! Uploads the files of a finished checkpoint, hashing each in the pass that reads it.
+//! Brings the files of a finished checkpoint into the store, hashing each in the pass that reads it.
 //!
-//! Memory is constant: a few files at once, each with a few parts. Nothing is visible to others until the pointer
-//! names the directory, so a file may be uploaded again from its beginning as often as needed.
+//! Memory is bounded: a part lies in memory only while it has a place in the node's budget. Nothing is visible to others until
+//! the pointer names the directory, so a file may be uploaded again from its beginning as often as needed. However an
+//! upload ends, also when its future is dropped, an unfinished multipart upload is aborted.
 
 use super::{
     Progress, Repository,
     error::StoreError,
+    limits::Lane,
     publish::PublishError,
     read::is_file_name,
     request::{PART_DEADLINE, within},
+    reuse::Reusable,
 };
-use crate::format::{Manifest, ManifestFile};
+use crate::{
+    format::{Manifest, ManifestFile},
+    vocabulary::ContentHash,
+};
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream, stream::FuturesUnordered};
-use object_store::{Error, MultipartUpload, ObjectStoreExt, PutPayload};
+use futures::{StreamExt, TryStreamExt, future::Either, stream, stream::FuturesUnordered};
+use object_store::{Error, MultipartUpload, ObjectStoreExt, PutPayload, path::Path as StorePath};
 use std::{
     fs::File,
+    future::Future,
     io::{self, ErrorKind, Read},
     path::{Path, PathBuf},
+    pin::pin,
 };
+use tokio_util::sync::CancellationToken;
 
 /// Size of a part: well above the 5 MiB that S3 demands, well within a request's deadline.
 pub(super) const PART_BYTES: u64 = 8 << 20;
-/// How many files are uploaded at once.
-const FILES_AT_ONCE: usize = 4;
+/// S3 takes 10,000 parts; a file that would have more gets larger ones.
+const PARTS_MAX: u64 = 9_000;
+/// How many files are on their way at once. Most files of a checkpoint are a single part.
+const FILES_AT_ONCE: usize = 8;
 /// How many parts of one file are under way at once.
-const PARTS_AT_ONCE: usize = 2;
-/// How often one file is tried.
+const PARTS_AT_ONCE: usize = 4;
+/// How often one file is tried; the client below repeats single parts besides.
 const FILE_TRIES: usize = 3;
 
 /// A file that is to be uploaded.
@@ -41,6 +52,7 @@ pub(super) struct LocalFile {
 enum UploadError {
     Local(io::Error),
     Store(Error),
+    Cancelled,
 }
 
 /// Returns the files of a finished checkpoint, sorted by name.
@@ -84,34 +96,89 @@ pub(super) async fn blocking<T: Send + 'static>(
         .unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
+/// What all files of one upload share.
+pub(super) struct UploadPlan<'a> {
+    /// The directory they go to (a key).
+    pub(super) directory: &'a str,
+    /// What earlier snapshots hold.
+    pub(super) reusable: &'a Reusable,
+    pub(super) progress: &'a dyn Progress,
+    pub(super) cancel: &'a CancellationToken,
+}
+
 impl Repository {
-    /// Uploads `files` below `directory` (a key) and returns them as the manifest lists them.
+    /// Uploads `files`, or copies them inside the store, and returns them as the manifest lists them.
     pub(super) async fn upload_files(
         &self,
-        directory: &str,
+        plan: &UploadPlan<'_>,
         files: Vec<LocalFile>,
-        progress: &dyn Progress,
     ) -> Result<Vec<ManifestFile>, PublishError> {
         stream::iter(files)
-            .map(|file| async move {
-                let key = format!("{directory}/{}", file.name);
-                self.upload_file(&key, &file, progress).await
-            })
+            .map(|file| async move { self.place_file(plan, &file).await })
             .buffered(FILES_AT_ONCE)
             .try_collect()
             .await
     }
 
+    /// Copies a file inside the store if an earlier snapshot holds the same bytes, else uploads it.
+    async fn place_file(
+        &self,
+        plan: &UploadPlan<'_>,
+        file: &LocalFile,
+    ) -> Result<ManifestFile, PublishError> {
+        let key = format!("{}/{}", plan.directory, file.name);
+        // Without a candidate of the same size, the file is read only once: for its upload.
+        if plan.reusable.has_size(file.bytes) {
+            let hashed = plan.cancel.run_until_cancelled(hash_of(file)).await;
+            let hash = hashed.ok_or(PublishError::Cancelled)?;
+            let hash = hash.map_err(|source| PublishError::Local(at(&file.path, source)))?;
+            if let Some(copies) = self.try_copy(plan, file, hash, &key).await? {
+                plan.progress.copied(file.bytes);
+                return Ok(ManifestFile {
+                    name: file.name.clone(),
+                    bytes: file.bytes,
+                    hash,
+                    copies,
+                    unknown: Default::default(),
+                });
+            }
+        }
+        self.upload_file(plan, &key, file).await
+    }
+
+    /// Copies a file from an earlier snapshot; returns how often it was copied by now, `None` when it must be uploaded.
+    async fn try_copy(
+        &self,
+        plan: &UploadPlan<'_>,
+        file: &LocalFile,
+        hash: ContentHash,
+        key: &str,
+    ) -> Result<Option<u32>, PublishError> {
+        let Some(source) = plan.reusable.find(file.bytes, hash) else {
+            return Ok(None);
+        };
+        let copy = self.copy_object(&source.key, key, file.bytes);
+        match plan.cancel.run_until_cancelled(copy).await {
+            None => Err(PublishError::Cancelled),
+            Some(Ok(())) => Ok(Some(source.copies + 1)),
+            Some(Err(error)) => {
+                tracing::debug!(key, from = source.key, %error, "not copied inside the store: uploading");
+                Ok(None)
+            }
+        }
+    }
+
     async fn upload_file(
         &self,
+        plan: &UploadPlan<'_>,
         key: &str,
         file: &LocalFile,
-        progress: &dyn Progress,
     ) -> Result<ManifestFile, PublishError> {
         let mut tries = 1;
         loop {
-            match self.try_upload_file(key, file, progress).await {
+            match self.try_upload_file(plan, key, file).await {
                 Ok(uploaded) => return Ok(uploaded),
+                Err(UploadError::Cancelled) => return Err(PublishError::Cancelled),
                 Err(UploadError::Local(source)) => {
                     return Err(PublishError::Local(at(&file.path, source)));
                 }
@@ -129,63 +196,149 @@ impl Repository {
 
     async fn try_upload_file(
         &self,
+        plan: &UploadPlan<'_>,
         key: &str,
         file: &LocalFile,
-        progress: &dyn Progress,
     ) -> Result<ManifestFile, UploadError> {
         let mut source = Source::open(file).await?;
         let path = self.path(key);
         if file.bytes <= PART_BYTES {
-            let part = source.next_part().await?;
-            let advanced = part.len() as u64;
-            let write = self.store().put(&path, PutPayload::from_bytes(part));
-            within(PART_DEADLINE, write).await.map_err(UploadError::Store)?;
-            progress.advanced(advanced);
+            let single = self.put_single(&path, &mut source, plan.progress);
+            let sent = plan.cancel.run_until_cancelled(single).await;
+            sent.unwrap_or(Err(UploadError::Cancelled))?;
         } else {
-            let mut upload = within(PART_DEADLINE, self.store().put_multipart(&path))
-                .await
-                .map_err(UploadError::Store)?;
-            if let Err(error) = send_parts(upload.as_mut(), &mut source, progress).await {
-                // Parts that stay behind cost space until the bucket's own rule for abandoned uploads removes them.
-                let _ = within(PART_DEADLINE, upload.abort()).await;
+            let begun = within(PART_DEADLINE, self.store().put_multipart(&path)).await;
+            let mut upload = OpenUpload(Some(begun.map_err(UploadError::Store)?));
+            let parts = self.send_parts(&mut upload, &mut source, plan.progress);
+            let sent = plan.cancel.run_until_cancelled(parts).await;
+            if let Err(error) = sent.unwrap_or(Err(UploadError::Cancelled)) {
+                upload.abort().await;
                 return Err(error);
             }
         }
         source.finish()
     }
-}
 
-/// Sends all parts of a file, a few at once, and completes the upload.
-async fn send_parts(
-    upload: &mut dyn MultipartUpload,
-    source: &mut Source,
-    progress: &dyn Progress,
-) -> Result<(), UploadError> {
-    let mut sending = FuturesUnordered::new();
-    while source.remaining > 0 {
-        while sending.len() >= PARTS_AT_ONCE {
-            sending
-                .next()
-                .await
-                .unwrap_or(Ok(()))
-                .map_err(UploadError::Store)?;
-        }
+    async fn put_single(
+        &self,
+        path: &StorePath,
+        source: &mut Source,
+        progress: &dyn Progress,
+    ) -> Result<(), UploadError> {
+        let _permit = self.0.limits.admit(Lane::Snapshot, source.remaining).await;
         let part = source.next_part().await?;
         let advanced = part.len() as u64;
-        let sent = within(PART_DEADLINE, upload.put_part(PutPayload::from_bytes(part)));
-        sending.push(async move {
-            sent.await?;
-            progress.advanced(advanced);
-            Ok(())
-        });
+        let write = self.store().put(path, PutPayload::from_bytes(part));
+        within(PART_DEADLINE, write).await.map_err(UploadError::Store)?;
+        progress.advanced(advanced);
+        Ok(())
     }
-    while let Some(sent) = sending.next().await {
-        sent.map_err(UploadError::Store)?;
+
+    /// Sends all parts of a file, a few at once, and completes the upload.
+    async fn send_parts(
+        &self,
+        upload: &mut OpenUpload,
+        source: &mut Source,
+        progress: &dyn Progress,
+    ) -> Result<(), UploadError> {
+        let mut sending = FuturesUnordered::new();
+        while source.remaining > 0 {
+            while sending.len() >= PARTS_AT_ONCE {
+                sending
+                    .next()
+                    .await
+                    .unwrap_or(Ok(()))
+                    .map_err(UploadError::Store)?;
+            }
+            // Meanwhile the parts under way must move on: it may be one of them that holds the last permit.
+            let admitted = self.0.limits.admit(Lane::Snapshot, source.next_part_bytes());
+            let permit = while_sending(&mut sending, admitted).await?;
+            let part = while_sending(&mut sending, source.next_part()).await??;
+            let advanced = part.len() as u64;
+            let sent = within(PART_DEADLINE, upload.put_part(part)?);
+            sending.push(async move {
+                let _permit = permit;
+                sent.await?;
+                progress.advanced(advanced);
+                Ok(())
+            });
+        }
+        while let Some(sent) = sending.next().await {
+            sent.map_err(UploadError::Store)?;
+        }
+        drop(sending);
+        upload.complete().await
     }
-    within(PART_DEADLINE, upload.complete())
-        .await
-        .map(drop)
-        .map_err(UploadError::Store)
+}
+
+/// Waits for `wanted` while the parts in `sending` move on; fails with the first of them that does.
+async fn while_sending<T, S: Future<Output = Result<(), Error>>>(
+    sending: &mut FuturesUnordered<S>,
+    wanted: impl Future<Output = T>,
+) -> Result<T, UploadError> {
+    let mut wanted = pin!(wanted);
+    while !sending.is_empty() {
+        match futures::future::select(wanted.as_mut(), sending.next()).await {
+            Either::Left((value, _)) => return Ok(value),
+            Either::Right((sent, _)) => sent.unwrap_or(Ok(())).map_err(UploadError::Store)?,
+        }
+    }
+    Ok(wanted.await)
+}
+
+/// A multipart upload that is aborted unless it was completed. What an abort leaves, because the process died or the store
+/// did not answer, costs space until the bucket's own rule for abandoned uploads removes it.
+struct OpenUpload(Option<Box<dyn MultipartUpload>>);
+
+impl OpenUpload {
+    fn put_part(
+        &mut self,
+        part: Bytes,
+    ) -> Result<impl Future<Output = Result<(), Error>> + use<>, UploadError> {
+        match &mut self.0 {
+            Some(upload) => Ok(upload.put_part(PutPayload::from_bytes(part))),
+            None => Err(UploadError::Local(io::Error::other(
+                "the upload has ended already",
+            ))),
+        }
+    }
+
+    async fn complete(&mut self) -> Result<(), UploadError> {
+        if let Some(upload) = &mut self.0 {
+            within(PART_DEADLINE, upload.complete())
+                .await
+                .map_err(UploadError::Store)?;
+        }
+        self.0 = None;
+        Ok(())
+    }
+
+    async fn abort(&mut self) {
+        // Taken only when it is done: dropping this future must not lose it.
+        if let Some(upload) = &mut self.0 {
+            let _ = within(PART_DEADLINE, upload.abort()).await;
+        }
+        self.0 = None;
+    }
+}
+
+impl Drop for OpenUpload {
+    fn drop(&mut self) {
+        if let (Some(mut upload), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(async move { within(PART_DEADLINE, upload.abort()).await });
+        }
+    }
+}
+
+/// Hashes a local file in one pass.
+async fn hash_of(file: &LocalFile) -> io::Result<ContentHash> {
+    let path = file.path.clone();
+    let hash = move || {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(File::open(path)?)?;
+        Ok(hasher.finalize().into())
+    };
+    blocking(hash).await
 }
 
 /// A local file that is read once, in parts, and hashed on the way.
@@ -193,6 +346,7 @@ struct Source {
     name: String,
     bytes: u64,
     remaining: u64,
+    part_bytes: u64,
     /// Empty only while a part is being read.
     reader: Option<(File, blake3::Hasher)>,
 }
@@ -207,12 +361,17 @@ impl Source {
             name: file.name.clone(),
             bytes: file.bytes,
             remaining: file.bytes,
+            part_bytes: PART_BYTES.max(file.bytes.div_ceil(PARTS_MAX)),
             reader: Some((opened, blake3::Hasher::new())),
         })
     }
 
+    fn next_part_bytes(&self) -> u64 {
+        self.remaining.min(self.part_bytes)
+    }
+
     async fn next_part(&mut self) -> Result<Bytes, UploadError> {
-        let bytes = self.remaining.min(PART_BYTES);
+        let bytes = self.next_part_bytes();
         let lost = || UploadError::Local(io::Error::other("the file was abandoned after an error"));
         let (mut file, mut hasher) = self.reader.take().ok_or_else(lost)?;
         let read = move || {
@@ -240,6 +399,8 @@ impl Source {
             name: self.name,
             bytes: self.bytes,
             hash: hasher.finalize().into(),
+            copies: 0,
+            unknown: Default::default(),
         })
     }
 }

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use futures::{StreamExt, stream, stream::BoxStream};
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, path::Path,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart, path::Path,
 };
 use std::{
     collections::VecDeque,
@@ -26,17 +26,80 @@ pub(crate) enum Fault {
     Late,
 }
 
+/// Which store refuses to read what it moved to an archive class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Archive {
+    S3,
+    Azure,
+}
+
+impl Archive {
+    /// The answer as the client passes it on.
+    fn refusal(self, path: String) -> Error {
+        match self {
+            Archive::S3 => Error::PermissionDenied {
+                path,
+                source: "403 Forbidden: <Error><Code>InvalidObjectState</Code></Error>".into(),
+            },
+            Archive::Azure => Error::AlreadyExists {
+                path,
+                source: "409 Conflict: <Error><Code>BlobArchived</Code></Error>".into(),
+            },
+        }
+    }
+}
+
 struct LatePut(Path, PutPayload, PutOptions);
 
 #[derive(Default)]
 struct State {
     put_faults: VecDeque<(&'static str, Fault)>,
     read_faults: VecDeque<&'static str>,
+    archived: Option<(&'static str, Archive)>,
     late: Vec<LatePut>,
     writes_left: Option<usize>,
     crashed: bool,
     ignores_conditions: bool,
     puts: Vec<String>,
+    copies: Vec<String>,
+    open_multiparts: usize,
+}
+
+/// Counts as open until it was completed or aborted.
+#[derive(Debug)]
+struct CountedUpload {
+    upload: Box<dyn MultipartUpload>,
+    store: FaultyStore,
+}
+
+impl CountedUpload {
+    fn closed(&self) {
+        self.store.with(|state| state.open_multiparts -= 1);
+    }
+}
+
+#[async_trait]
+impl MultipartUpload for CountedUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        match self.store.count_write() {
+            Ok(()) => self.upload.put_part(data),
+            Err(error) => Box::pin(async move { Err(error) }),
+        }
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        self.store.count_write()?;
+        let done = self.upload.complete().await?;
+        self.closed();
+        Ok(done)
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.store.alive()?;
+        self.upload.abort().await?;
+        self.closed();
+        Ok(())
+    }
 }
 
 /// A store with faults around another one. Clones share the faults.
@@ -68,7 +131,12 @@ impl FaultyStore {
         self.with(|state| state.read_faults.extend(std::iter::repeat_n(suffix, times)));
     }
 
-    /// After `writes` more writes, every request fails: the process is dead.
+    /// From now on keys that end in `suffix` are listed and cannot be read.
+    pub(crate) fn archive(&self, suffix: &'static str, archive: Archive) {
+        self.with(|state| state.archived = Some((suffix, archive)));
+    }
+
+    /// After `writes` more writes and deletions, every request fails: the process is dead.
     pub(crate) fn crash_after(&self, writes: usize) {
         self.with(|state| state.writes_left = Some(writes));
     }
@@ -89,6 +157,16 @@ impl FaultyStore {
     /// Keys of all puts so far that end in `suffix`.
     pub(crate) fn puts(&self, suffix: &str) -> usize {
         self.with(|state| state.puts.iter().filter(|key| key.ends_with(suffix)).count())
+    }
+
+    /// How many copies inside the store there were so far to keys that end in `suffix`.
+    pub(crate) fn copies(&self, suffix: &str) -> usize {
+        self.with(|state| state.copies.iter().filter(|key| key.ends_with(suffix)).count())
+    }
+
+    /// How many multipart uploads were begun, and neither completed nor aborted.
+    pub(crate) fn open_multiparts(&self) -> usize {
+        self.with(|state| state.open_multiparts)
     }
 
     fn alive(&self) -> Result<()> {
@@ -184,11 +262,22 @@ impl ObjectStore for FaultyStore {
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
         self.count_write()?;
-        self.inner.put_multipart_opts(path, options).await
+        let upload = self.inner.put_multipart_opts(path, options).await?;
+        self.with(|state| state.open_multiparts += 1);
+        Ok(Box::new(CountedUpload {
+            upload,
+            store: self.clone(),
+        }))
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
         self.alive()?;
+        let archived = self.with(|state| state.archived);
+        if let Some((suffix, archive)) = archived
+            && path.as_ref().ends_with(suffix)
+        {
+            return Err(archive.refusal(path.to_string()));
+        }
         let planned = self.with(|state| {
             let hit = state
                 .read_faults
@@ -204,10 +293,13 @@ impl ObjectStore for FaultyStore {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        match self.alive() {
-            Ok(()) => self.inner.delete_stream(locations),
-            Err(error) => stream::once(async move { Err(error) }).boxed(),
-        }
+        let store = self.clone();
+        let counted = locations.map(move |location| {
+            let location = location?;
+            store.count_write()?;
+            Ok(location)
+        });
+        self.inner.delete_stream(counted.boxed())
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
@@ -223,7 +315,8 @@ impl ObjectStore for FaultyStore {
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.alive()?;
+        self.count_write()?;
+        self.with(|state| state.copies.push(to.to_string()));
         self.inner.copy_opts(from, to, options).await
     }
 }

@@ -5,7 +5,7 @@ use snapshot_store::{
     ClusterIdentity, ContentHash, Fingerprint, Incarnation, IncarnationId, Lsn, NodeId, PartitionId,
     ReplicaRole, SnapshotId, Timestamp, WriteId,
     format::{
-        Certificate, CertifiedSnapshot, Pointer, PointerEntry, PublishedSnapshot, SnapshotDirectory,
+        Certificate, CertifiedSnapshot, Pointer, PointerEntry, PublishedSnapshot, SnapshotDirectory, Unknown,
         VerifyLevel,
     },
 };
@@ -76,10 +76,12 @@ pub(crate) fn entry_of(incarnation: Incarnation, lsn: u64, id: u128) -> PointerE
         files: 2,
         bytes_total: 1_000,
         bytes_uploaded: 1_000,
+        bytes_copied: 0,
         created_at: at(lsn.get()),
         node: node("worker-1"),
         role: ReplicaRole::Follower,
         manifest_hash: ContentHash::of(b"manifest"),
+        unknown: Unknown::default(),
     }
 }
 
@@ -94,6 +96,7 @@ pub(crate) fn pointer(entries: Vec<PointerEntry>) -> Pointer {
         incarnation: entry.incarnation,
         lsn: entry.lsn,
         published_at: entry.created_at,
+        unknown: Unknown::default(),
     };
     Pointer {
         cluster: cluster(),
@@ -102,6 +105,7 @@ pub(crate) fn pointer(entries: Vec<PointerEntry>) -> Pointer {
         restorable_snapshots_min: 2,
         history: entries.iter().map(published).collect(),
         snapshots: entries,
+        unknown: Unknown::default(),
     }
 }
 
@@ -114,6 +118,7 @@ pub(crate) fn certified(entry: &PointerEntry) -> CertifiedSnapshot {
         verified: VerifyLevel::Content,
         verified_by: node("worker-2"),
         verified_at: at(50),
+        unknown: Unknown::default(),
     }
 }
 
@@ -127,5 +132,6 @@ pub(crate) fn certificate(up_to: u64, entries: &[PointerEntry]) -> Certificate {
         snapshots: entries.iter().map(certified).collect(),
         issued_by: node("admin-1"),
         issued_at: at(60),
+        unknown: Unknown::default(),
     }
 }

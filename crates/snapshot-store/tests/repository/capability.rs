@@ -2,7 +2,7 @@
 
 use super::*;
 use faults::Fault;
-use snapshot_store::{InitError, OpenError, StoreError};
+use snapshot_store::{InitError, OpenError, StoreError, StoreKind, StoreOptions};
 
 fn repository(store: &FaultyStore) -> Repository {
     Repository::with_store(Arc::new(store.clone()), Path::from("base"), seams(4))
@@ -85,11 +85,24 @@ fn urls_are_explained() {
     let open = |url: &str| Repository::open(url, seams(1));
     assert!(open("file:///tmp/somewhere").is_ok());
     assert!(open("memory://").is_ok());
-    for url in ["s3://bucket/prefix", "az://container", "gs://bucket"] {
+    for (url, instead) in [
+        ("s3a://bucket/p", "s3://"),
+        ("abfss://c", "az://"),
+        ("https://host", "endpoint"),
+    ] {
         let error = open(url).unwrap_err();
-        assert!(matches!(error, OpenError::NotBuiltIn { .. }));
-        assert!(error.to_string().contains("later release"), "{error}");
+        assert!(matches!(error, OpenError::UnknownScheme { .. }), "{error}");
+        assert!(error.to_string().contains(instead), "{error}");
     }
+    for url in ["s3://key:secret@bucket/prefix", "s3://bucket/prefix?region=x"] {
+        let error = open(url).unwrap_err();
+        assert!(matches!(error, OpenError::CredentialsInUrl { .. }), "{error}");
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+    assert!(matches!(
+        open("s3:///prefix").unwrap_err(),
+        OpenError::NoBucket { .. }
+    ));
     assert!(matches!(
         open("ftp://x").unwrap_err(),
         OpenError::UnknownScheme { .. }
@@ -102,4 +115,72 @@ fn urls_are_explained() {
         open("file://host/share").unwrap_err(),
         OpenError::NoFolder { .. }
     ));
+}
+
+/// Options with which no client asks a cloud for credentials.
+fn static_options(kind: &str) -> StoreOptions {
+    let pairs: &[(&str, &str)] = match kind {
+        "s3" => &[
+            ("access_key_id", "id"),
+            ("secret_access_key", "hush"),
+            ("region", "r"),
+        ],
+        "az" => &[("account_name", "a"), ("account_key", "aHVzaA==")],
+        _ => &[],
+    };
+    StoreOptions::for_client(
+        pairs
+            .iter()
+            .map(|(key, value)| (key.to_string(), value.to_string())),
+    )
+}
+
+#[test]
+fn cloud_stores_open_without_a_request_and_keep_their_secrets() {
+    for (url, kind) in [
+        ("s3://bucket/prefix", StoreKind::S3),
+        ("az://container", StoreKind::Azure),
+    ] {
+        let options = static_options(&url[..2]);
+        let repository = Repository::open_with(url, &options, seams(1)).unwrap();
+        assert_eq!((repository.kind(), repository.url()), (kind, url));
+        let printed = format!("{repository:?} {options:?}");
+        assert!(
+            !printed.contains("hush") && !printed.contains("aHVzaA"),
+            "{printed}"
+        );
+    }
+}
+
+#[test]
+fn options_that_are_unknown_or_unsafe_are_refused_by_name() {
+    let open = |url: &str, key: &str| {
+        let mut options = static_options(&url[..2]);
+        options.client.insert(key.to_owned(), "disabled".to_owned());
+        Repository::open_with(url, &options, seams(1)).unwrap_err()
+    };
+    for key in ["bucket", "conditional_put", "skip_signature"] {
+        let error = open("s3://bucket", key);
+        assert!(
+            matches!(&error, OpenError::RefusedOption { option } if option == key),
+            "{error}"
+        );
+    }
+    let mut options = static_options("s3");
+    let endpoint = "http://127.0.0.1:1".to_owned();
+    options.client.insert("endpoint".to_owned(), endpoint.clone());
+    let error = Repository::open_with("s3://bucket", &options, seams(1)).unwrap_err();
+    assert!(
+        matches!(&error, OpenError::PlainHttp { endpoint: named } if *named == endpoint),
+        "{error}"
+    );
+    options.client.insert("allow_http".to_owned(), "true".to_owned());
+    Repository::open_with("s3://bucket", &options, seams(1)).unwrap();
+    for url in ["s3://bucket", "az://container", "file:///tmp", "memory://"] {
+        let error = open(url, "colour");
+        assert!(
+            matches!(&error, OpenError::UnknownOption { option, .. } if option == "colour"),
+            "{error}"
+        );
+    }
 }

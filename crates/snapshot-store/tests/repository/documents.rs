@@ -4,7 +4,7 @@ use super::*;
 use faults::Fault;
 use snapshot_store::{
     CertificateDraft, CertificateError, InitError, StoreError,
-    format::{Certificate, Control, Keys, Pause, PauseScope, Stored},
+    format::{Certificate, Control, Keys, Pause, PauseScope, Stored, Unknown},
 };
 
 #[tokio::test(start_paused = true)]
@@ -281,6 +281,7 @@ fn pause(name: &str) -> Pause {
         by: name.to_owned(),
         at: at(1),
         reason: "test".to_owned(),
+        unknown: Unknown::default(),
     }
 }
 

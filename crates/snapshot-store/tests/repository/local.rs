@@ -3,7 +3,7 @@
 use super::*;
 use snapshot_store::{
     PartitionId, StoreError,
-    format::{Keys, StickyHold, StickyReason},
+    format::{Keys, StickyHold, StickyReason, Unknown},
 };
 use std::path::PathBuf;
 
@@ -35,6 +35,7 @@ fn hold(number: u32) -> StickyHold {
         reason: StickyReason::LogRegressed,
         since: at(1),
         detail: String::new(),
+        unknown: Unknown::default(),
     }
 }
 

@@ -9,10 +9,13 @@ mod faults;
 mod capability;
 mod documents;
 mod download;
+mod incremental;
 mod local;
-mod prune;
 mod publish;
 mod publish_faults;
+mod sweep;
+mod transfer;
+mod verify;
 
 use common::*;
 use faults::FaultyStore;
@@ -107,6 +110,30 @@ impl World {
             .delete(&Path::from(format!("base/{key}")))
             .await
             .unwrap();
+    }
+
+    /// Certifies a trim up to `up_to`, resting on the two newest snapshots.
+    async fn certify(&self, up_to: u64) {
+        let pointer = self.other(5).pointer(P0).await.unwrap().unwrap().value;
+        let draft = snapshot_store::CertificateDraft {
+            cluster: self.record.cluster.clone(),
+            partition: P0,
+            incarnation: self.incarnation(),
+            up_to: Lsn::new(up_to),
+            snapshots: pointer.snapshots.iter().take(2).map(certified).collect(),
+            issued_by: node("admin-1"),
+        };
+        self.repository.write_certificate(draft).await.unwrap();
+    }
+
+    /// Every key in the store, sorted.
+    async fn keys(&self) -> Vec<String> {
+        use futures::TryStreamExt;
+        let listed: Vec<_> = object_store::ObjectStore::list(&self.memory, None)
+            .try_collect()
+            .await
+            .unwrap();
+        listed.into_iter().map(|meta| meta.location.to_string()).collect()
     }
 
     /// LSNs that the pointer retains, newest first.

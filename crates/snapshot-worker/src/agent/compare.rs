@@ -8,7 +8,7 @@ use std::fmt::Display;
 ///
 /// Hashes prove that the files are the uploaded ones; this proves that they hold what the manifest says, which is
 /// what trimming relies on. Facts that one side does not have are not compared.
-pub(super) fn differences(facts: &CheckpointFacts, manifest: &Manifest) -> Vec<String> {
+pub fn differences(facts: &CheckpointFacts, manifest: &Manifest) -> Vec<String> {
     let mut found = Vec::new();
     let mut compare = |what: &str, state: &dyn Display, manifest: &dyn Display, equal: bool| {
         if !equal {

@@ -176,12 +176,12 @@ async fn run(
             let duration = began.elapsed();
             metrics::export_published(duration);
             tracing::info!(%partition, %snapshot_id, %lsn, request_id = %job.request_id, ?duration, "snapshot published");
-            let (bytes_total, bytes_uploaded) = (entry.bytes_total, entry.bytes_uploaded);
             ExportEvent::Published(PublishedExport {
                 snapshot_id,
                 lsn,
-                bytes_total,
-                bytes_uploaded,
+                bytes_total: entry.bytes_total,
+                bytes_uploaded: entry.bytes_uploaded,
+                bytes_copied: entry.bytes_copied,
                 duration,
                 role,
             })

@@ -41,6 +41,8 @@ pub struct PublishedExport {
     pub bytes_total: u64,
     /// How much of it was uploaded.
     pub bytes_uploaded: u64,
+    /// How much of it was copied inside the store.
+    pub bytes_copied: u64,
     /// From acceptance to publication.
     pub duration: Duration,
     /// What the replica was when it made it.
@@ -234,6 +236,13 @@ impl ExportJob {
     }
 }
 
+impl ExportJob {
+    fn done(&self, bytes: u64) {
+        self.view
+            .send_modify(|view| view.bytes_done = view.bytes_done.saturating_add(bytes));
+    }
+}
+
 impl Progress for ExportJob {
     fn total(&self, bytes: u64) {
         self.view.send_modify(|view| view.bytes_total = bytes);
@@ -241,8 +250,12 @@ impl Progress for ExportJob {
 
     fn advanced(&self, bytes: u64) {
         metrics::uploaded(bytes);
-        self.view
-            .send_modify(|view| view.bytes_done = view.bytes_done.saturating_add(bytes));
+        self.done(bytes);
+    }
+
+    fn copied(&self, bytes: u64) {
+        metrics::copied(bytes);
+        self.done(bytes);
     }
 }
 

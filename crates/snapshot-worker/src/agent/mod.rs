@@ -6,7 +6,7 @@
 //! | `snapshot_agent` | the agent of one node: partitions, status, limits |
 //! | `export`, `export_job` | makes and publishes a snapshot |
 //! | `restore`, `restore_job` | brings a published snapshot into a partition |
-//! | `verify` | checks a published snapshot |
+//! | `verify`, `compare` | checks a published snapshot |
 //! | `identity`, `archived`, `staging` | what lies in the data folder |
 //! | `service`, `wire` | gRPC |
 
@@ -26,6 +26,7 @@ mod staging;
 mod verify;
 mod wire;
 
+pub use compare::differences;
 pub use export_job::{CreateSnapshot, ExportEvent, ExportFailure, PublishedExport};
 pub use host::{CheckpointFacts, HostError, PartitionHost};
 pub use identity::{IdentityError, LocalIdentity};

@@ -232,6 +232,7 @@ impl Attempt<'_> {
                 if !self.still_published(entry).await? {
                     return Ok(Tried::Evicted);
                 }
+                metrics::anomalies(&anomalies);
                 return Ok(damage(&anomalies));
             }
             Err(DownloadError::Store(error)) => return Err(RestoreError::store(self.partition, error)),

@@ -16,7 +16,7 @@ use crate::{
     metrics::{self, VerifyOutcome},
 };
 use snapshot_store::{
-    Anomaly, AnomalyKind, DownloadError, PartitionId, Progress, SnapshotId, StoreError,
+    Anomaly, AnomalyKind, CheckLevel, DownloadError, PartitionId, Progress, SnapshotId, StoreError,
     format::{Keys, PointerEntry, VerifyLevel},
 };
 use std::{
@@ -165,23 +165,27 @@ async fn check(
     let began = Instant::now();
     let entry = published(shared, partition, snapshot_id).await?;
     let read = Read::default();
-    let anomalies = match level {
-        VerifyLevel::Presence => shared
-            .repository
-            .check_presence(partition, &entry)
-            .await
-            .map_err(|error| VerifyError::store(partition, error))?,
-        VerifyLevel::Content => shared
-            .repository
-            .check_content(partition, &entry, &read)
-            .await
-            .map(|check| check.anomalies)
-            .map_err(|error| VerifyError::store(partition, error))?,
-        VerifyLevel::Restore => open(shared, partition, &*host, &entry, &read).await?,
+    let level_in_store = match level {
+        VerifyLevel::Presence => Some(CheckLevel::Presence),
+        VerifyLevel::Content => Some(CheckLevel::Content),
+        VerifyLevel::Restore => None,
+    };
+    let anomalies = match level_in_store {
+        Some(level) => {
+            let cluster = &shared.config.cluster;
+            shared
+                .repository
+                .check_snapshot(cluster, partition, &entry, level, &read)
+                .await
+                .map(|check| check.anomalies)
+                .map_err(|error| VerifyError::store(partition, error))?
+        }
+        None => open(shared, partition, &*host, &entry, &read).await?,
     };
     if !anomalies.is_empty() {
         // What was evicted while it was read is rightly missing.
         published(shared, partition, snapshot_id).await?;
+        metrics::anomalies(&anomalies);
         for anomaly in &anomalies {
             tracing::error!(%partition, %snapshot_id, %anomaly, "snapshot is damaged");
         }

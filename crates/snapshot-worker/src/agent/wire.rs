@@ -221,6 +221,7 @@ fn snapshot_published(published: PublishedExport) -> v1::SnapshotPublished {
         lsn: published.lsn.get(),
         bytes_total: published.bytes_total,
         bytes_uploaded: published.bytes_uploaded,
+        bytes_copied: published.bytes_copied,
         duration_ms: millis(published.duration),
         role: role(published.role).into(),
     }

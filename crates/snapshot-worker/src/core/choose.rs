@@ -174,7 +174,7 @@ mod tests {
     use super::*;
     use snapshot_store::{
         ClusterIdentity, ContentHash, Entropy, IncarnationId, NodeId, ReplicaRole, Timestamp, WriteId,
-        format::SnapshotDirectory,
+        format::{SnapshotDirectory, Unknown},
     };
 
     const OURS: Fingerprint = Fingerprint::from_bytes([1; 16]);
@@ -206,10 +206,12 @@ mod tests {
             files: 1,
             bytes_total: 1,
             bytes_uploaded: 1,
+            bytes_copied: 0,
             created_at: Timestamp::default(),
             node: NodeId::new("a").unwrap(),
             role: ReplicaRole::Follower,
             manifest_hash: ContentHash::of(b""),
+            unknown: Unknown::default(),
         }
     }
 
@@ -224,6 +226,7 @@ mod tests {
             restorable_snapshots_min: 2,
             snapshots,
             history: vec![],
+            unknown: Unknown::default(),
         }
     }
 

@@ -11,7 +11,7 @@
 //! | `apply` | a run of records into one write |
 //! | `proposer`, `propose` | getting records into the log in a term of one's own, each at most once |
 //! | `replica` | what task, agent and users share of one partition |
-//! | `store`, `metadata`, `layout` | the state on disk |
+//! | `store`, `metadata`, `layout`, `inspect` | the state on disk |
 //!
 //! Invariants:
 //! - Data and applied LSN change in one write; the durable LSN is told only after a flush that began later.
@@ -25,6 +25,7 @@
 mod apply;
 mod connect;
 mod follow;
+mod inspect;
 mod layout;
 mod metadata;
 mod propose;
@@ -39,6 +40,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+pub use inspect::inspect_state;
 pub use metadata::StateMetadata;
 pub use propose::{Applied, COMMAND_BYTES_MAX, LeadError, ProposeError};
 pub use state_machine::{ApplyError, Changes, Keyspace, StateMachine, Transaction};

@@ -1,10 +1,11 @@
 //! One partition on this node, as its task, the agent and its users share it.
 
 use super::{
+    inspect::{host_error, inspect_state, misfit},
     layout::PartitionDirs,
     propose::{Answer, LeadAnswer, LeadError, Proposal, ProposeError},
     state_machine::StateMachine,
-    store::{StateEngine, StateError, StateStore, digest, read_metadata},
+    store::{StateEngine, StateStore},
 };
 use crate::{
     Blocking,
@@ -157,13 +158,7 @@ impl Replica {
 
     /// Returns what is wrong with a state for this node's software; `None` when it can be used.
     pub(super) fn misfit(&self, found: &StateMachineVersion) -> Option<String> {
-        let (name, version) = (self.machine.name(), self.machine.version());
-        (found.name != name || found.version > version).then(|| {
-            format!(
-                "the state is of {} version {}, this node runs {name} version {version}",
-                found.name, found.version
-            )
-        })
+        misfit(&*self.machine, found)
     }
 
     /// Notes that everything up to `durable` is safe.
@@ -230,12 +225,8 @@ impl PartitionHost for Replica {
     async fn inspect(&self, dir: &Path) -> Result<CheckpointFacts, HostError> {
         let (engine, machine) = (Arc::clone(&self.engine), Arc::clone(&self.machine));
         let dir = dir.to_owned();
-        let read = move || inspect_dir(&*engine, &*machine, &dir);
-        let facts = self.blocking.run(read).await.map_err(host_error)?;
-        match self.misfit(&facts.state_machine) {
-            Some(detail) => Err(HostError::Mismatch(detail)),
-            None => Ok(facts),
-        }
+        let read = move || inspect_state(&*engine, &*machine, &dir);
+        self.blocking.run(read).await
     }
 
     async fn install(&self, dir: &Path, _manifest: &Manifest) -> Result<(), HostError> {
@@ -260,36 +251,5 @@ impl PartitionHost for Replica {
         self.announce()
             .await
             .map_err(|error| HostError::Unavailable(error.to_string()))
-    }
-}
-
-/// Returns the state in `dir` as facts, after reading all of it once.
-fn inspect_dir(
-    engine: &dyn StateEngine,
-    machine: &dyn StateMachine,
-    dir: &Path,
-) -> Result<CheckpointFacts, StateError> {
-    let snapshot = engine.open_read_only(dir)?;
-    let metadata = read_metadata(&*snapshot)?
-        .ok_or_else(|| StateError::Corrupt("the state has no metadata".to_owned()))?;
-    let (state_digest, _) = digest(&*snapshot, machine.keyspaces())?;
-    Ok(CheckpointFacts {
-        lsn: metadata.applied_lsn,
-        incarnation: metadata.incarnation,
-        fingerprint: metadata.fingerprint,
-        chain: Some(metadata.chain.trail(metadata.applied_lsn)),
-        leader: metadata.leader.map(|(leader, _)| leader),
-        log_bytes: metadata.log_bytes,
-        state_machine: metadata.state_machine,
-        state_digest: Some(state_digest),
-        key_range: metadata.key_range,
-    })
-}
-
-fn host_error(error: StateError) -> HostError {
-    match error {
-        StateError::Corrupt(detail) => HostError::Corrupt(detail),
-        error @ StateError::Newer { .. } => HostError::Mismatch(error.to_string()),
-        StateError::Failed(detail) => HostError::Io(std::io::Error::other(detail)),
     }
 }

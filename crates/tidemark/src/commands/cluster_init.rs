@@ -8,6 +8,7 @@
 //! A rerun with the same name and number of partitions finds the identity of the first run and completes it, with
 //! the same ids. Not here: forks and disaster recovery.
 
+use super::StoreOptionArgs;
 use crate::{
     kv::channel,
     output::{OutputFormat, table},
@@ -16,7 +17,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use partition_log::{Log, LogAdmin, LogError, ProvisionError, Registration};
 use snapshot_store::{
-    ClusterSpec, PartitionId, Repository, Seams,
+    ClusterSpec, PartitionId, Repository,
     format::{ClusterRecord, KeyHash},
 };
 use std::{process::ExitCode, time::Duration};
@@ -53,6 +54,8 @@ pub struct InitArgs {
     /// URL of the snapshot repository: file:///absolute/folder.
     #[arg(long, value_name = "URL")]
     store: String,
+    #[command(flatten)]
+    options: StoreOptionArgs,
     /// Address at which the log server accepts provisioning (`admin_listen`).
     #[arg(long, value_name = "URL")]
     log_admin: String,
@@ -65,7 +68,7 @@ impl ClusterCommand {
     /// When store or log refuse, contradict each other, or do not answer.
     pub async fn run(self, output: OutputFormat) -> anyhow::Result<ExitCode> {
         let ClusterCommand::Init(args) = self;
-        let repository = Repository::open(&args.store, Seams::real()).context("--store")?;
+        let repository = args.options.open(&args.store)?;
         // The address is checked here, so that the message names the flag.
         channel(&args.log_admin).context("--log-admin")?;
         let log = crate::roles::log::connect(&args.log_admin)?;

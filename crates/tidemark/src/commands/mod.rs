@@ -8,13 +8,17 @@ pub mod log;
 pub mod pause;
 pub mod snapshots;
 pub mod status;
+pub mod store;
 pub mod trim;
 
 mod admin_client;
 mod render;
+mod store_args;
+pub mod sweep;
 pub mod verify;
 
 pub use admin_client::AdminArgs;
+pub use store_args::{StoreOptionArgs, key_value, open_repository};
 
 use std::process::ExitCode;
 

@@ -150,6 +150,7 @@ pub(super) fn snapshot_json(partition: u32, snapshot: &SnapshotView) -> Value {
         "role": role(snapshot.role),
         "bytes_total": snapshot.bytes_total,
         "bytes_uploaded": snapshot.bytes_uploaded,
+        "bytes_copied": snapshot.bytes_copied,
         "created_at": time(snapshot.created_at_ms),
         "verified": level(snapshot.verified),
         "damaged": snapshot.damaged,

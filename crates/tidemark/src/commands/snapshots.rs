@@ -1,7 +1,8 @@
-//! `snapshots list|show|create|verify`.
+//! `snapshots list|show|create|verify|sweep`.
 
 use super::{
-    AdminArgs, exit, render,
+    AdminArgs, StoreOptionArgs, exit, render,
+    sweep::{SweepArgs, sweep},
     verify::{VerifyArgs, verify},
 };
 use crate::output::{OutputFormat, bytes, duration_ms, progress_bar, table};
@@ -12,7 +13,7 @@ use snapshot_proto::v1::{
     AdminCreateSnapshotRequest, CreateSnapshotEvent, SnapshotView, create_snapshot_event::Event,
 };
 use snapshot_store::{
-    PartitionId, Repository, Seams, SnapshotId,
+    PartitionId, Repository, SnapshotId,
     format::{Manifest, PointerEntry},
 };
 use std::{process::ExitCode, time::Duration};
@@ -45,14 +46,32 @@ Examples:
     Create(CreateArgs),
     /// Check published snapshots against their manifests.
     #[command(after_help = "\
-Without --store a worker reads the snapshots, one that did not make them where there is one; with --store this
-process reads them.
+Without --store a worker reads the snapshots, one that did not make them where there is one. With --store this
+process reads them, and looks at everything else in the repository too: pointers, certificates, uploads that ended
+early, objects that are not Tidemark's.
+
+Exit code: 0 nothing is wrong; 1 something is damaged, or could not be checked; 3 nothing is damaged, and something
+wants cleaning up.
 
 Examples:
   tidemark snapshots verify
   tidemark snapshots verify --partition 3 --level presence
-  tidemark snapshots verify --store file:///mnt/bucket")]
+  tidemark snapshots verify --store file:///mnt/bucket
+  tidemark snapshots verify --store s3://bucket/prefix --bytes-per-second 20000000
+  tidemark snapshots verify --level restore --store file:///mnt/bucket --scratch /mnt/large")]
     Verify(VerifyArgs),
+    /// Say what lies in the repository and nothing depends on any more; delete it.
+    #[command(after_help = "\
+Lists every snapshot directory with what it is and, where it stays, why; with --delete those go that may. What may go
+lies below the pointer, below what the last trim was certified for and below the snapshots it rested on; an upload in
+progress never does, so this can run at any time, and be interrupted and repeated. Objects that Tidemark did not write
+are named and never touched. What is paused or held is not deleted from.
+
+Examples:
+  tidemark snapshots sweep --store file:///mnt/bucket
+  tidemark snapshots sweep --store file:///mnt/bucket --delete
+  tidemark snapshots sweep --store file:///mnt/bucket --partition 3 --generation 1 --delete")]
+    Sweep(SweepArgs),
 }
 
 /// Which snapshots, and where to read about them.
@@ -64,6 +83,8 @@ pub struct ListArgs {
     /// Read the repository at this URL instead of asking the admin.
     #[arg(long, value_name = "URL")]
     store: Option<String>,
+    #[command(flatten)]
+    options: StoreOptionArgs,
     #[command(flatten)]
     admin: AdminArgs,
 }
@@ -78,6 +99,8 @@ pub struct ShowArgs {
     /// Read the repository at this URL instead of asking the admin.
     #[arg(long, value_name = "URL")]
     store: Option<String>,
+    #[command(flatten)]
+    options: StoreOptionArgs,
     #[command(flatten)]
     admin: AdminArgs,
 }
@@ -109,6 +132,7 @@ impl SnapshotsCommand {
             SnapshotsCommand::Show(args) => show(args, output).await,
             SnapshotsCommand::Create(args) => create(args, output).await,
             SnapshotsCommand::Verify(args) => verify(args, output).await,
+            SnapshotsCommand::Sweep(args) => sweep(args, output).await,
         }
     }
 }
@@ -116,9 +140,18 @@ impl SnapshotsCommand {
 /// Opens the repository and returns it with the partitions asked for.
 pub(super) async fn open_store(
     url: &str,
+    options: &StoreOptionArgs,
     only: Option<PartitionId>,
 ) -> anyhow::Result<(Repository, Vec<PartitionId>)> {
-    let repository = Repository::open(url, Seams::real()).context("--store")?;
+    with_partitions(options.open(url)?, only).await
+}
+
+/// Returns the repository with the partitions asked for; all of the cluster's when none is named.
+pub(super) async fn with_partitions(
+    repository: Repository,
+    only: Option<PartitionId>,
+) -> anyhow::Result<(Repository, Vec<PartitionId>)> {
+    let url = repository.url();
     let record = repository
         .cluster()
         .await
@@ -141,7 +174,7 @@ async fn list(args: ListArgs, output: OutputFormat) -> anyhow::Result<ExitCode> 
     let mut rows = Vec::new();
     let mut objects = Vec::new();
     if let Some(url) = &args.store {
-        let (repository, partitions) = open_store(url, args.partition).await?;
+        let (repository, partitions) = open_store(url, &args.options, args.partition).await?;
         for partition in partitions {
             let pointer = repository.pointer(partition).await?;
             for entry in pointer.iter().flat_map(|pointer| &pointer.value.snapshots) {
@@ -205,6 +238,7 @@ fn entry_json(partition: PartitionId, entry: &PointerEntry) -> Value {
         "role": entry.role.as_str(),
         "bytes_total": entry.bytes_total,
         "bytes_uploaded": entry.bytes_uploaded,
+        "bytes_copied": entry.bytes_copied,
         "created_at": entry.created_at,
         "path": entry.path,
     })
@@ -255,7 +289,7 @@ async fn show(args: ShowArgs, output: OutputFormat) -> anyhow::Result<ExitCode> 
         ),
     };
     if let Some(url) = &args.store {
-        let (repository, _) = open_store(url, Some(partition)).await?;
+        let (repository, _) = open_store(url, &args.options, Some(partition)).await?;
         let pointer = repository.pointer(partition).await?.with_context(none)?.value;
         let entry = pointer
             .snapshots
@@ -293,7 +327,7 @@ fn manifest_text(manifest: &Manifest) -> String {
     let request = manifest.request_id.map(|request| request.to_string());
     let none = || "-".to_owned();
     format!(
-        "snapshot {} of partition {} in cluster {}\nLSN {} of incarnation {}, leader {}\nmade by {} ({}) at {}, request {}\nstate machine {} version {}, state digest {}\n{} in {} files, {} uploaded\n{}",
+        "snapshot {} of partition {} in cluster {}\nLSN {} of incarnation {}, leader {}\nmade by {} ({}) at {}, request {}\nstate machine {} version {}, state digest {}\n{} in {} files, {} uploaded, {} copied\n{}",
         manifest.snapshot_id,
         manifest.partition,
         manifest.cluster,
@@ -310,6 +344,7 @@ fn manifest_text(manifest: &Manifest) -> String {
         bytes(manifest.bytes_total),
         manifest.files.len(),
         bytes(manifest.bytes_uploaded),
+        bytes(manifest.bytes_copied),
         table(["file", "size", "BLAKE3"], files),
     )
 }
@@ -406,11 +441,12 @@ fn outcome(event: Event) -> Option<Outcome> {
         Event::Published(done) => Some(Outcome {
             ok: true,
             text: format!(
-                "snapshot {} at LSN {}, {} ({} uploaded) in {}, by a {}",
+                "snapshot {} at LSN {}, {} ({} uploaded, {} copied) in {}, by a {}",
                 done.snapshot_id,
                 done.lsn,
                 bytes(done.bytes_total),
                 bytes(done.bytes_uploaded),
+                bytes(done.bytes_copied),
                 duration_ms(done.duration_ms),
                 render::role(done.role)
             ),
@@ -420,6 +456,7 @@ fn outcome(event: Event) -> Option<Outcome> {
                 "lsn": done.lsn,
                 "bytes_total": done.bytes_total,
                 "bytes_uploaded": done.bytes_uploaded,
+                "bytes_copied": done.bytes_copied,
                 "duration_ms": done.duration_ms,
                 "role": render::role(done.role),
             }),

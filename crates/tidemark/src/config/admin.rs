@@ -96,7 +96,7 @@ impl RoleConfig for AdminConfig {
         ];
         listens.iter().for_each(|(key, text)| faults.listen(key, text));
         faults.distinct_listens(&listens);
-        faults.store_url("store.url", &self.store.url);
+        self.store.check(faults);
         faults.http_url("log.url", &self.log.url);
         faults.http_url("log.admin_url", &self.log.admin_url);
         self.check_workers(faults);

@@ -88,12 +88,6 @@ impl Faults {
         }
     }
 
-    pub(super) fn store_url(&mut self, key: &str, text: &str) {
-        if let Err(error) = snapshot_store::Repository::open(text, snapshot_store::Seams::real()) {
-            self.add(key, error.to_string(), "write it as \"file:///absolute/folder\"");
-        }
-    }
-
     pub(super) fn at_least_one(&mut self, key: &str, value: u64) {
         if value == 0 {
             self.add(key, "0 is not allowed", "set at least 1");

@@ -11,6 +11,7 @@ mod fault;
 mod load;
 mod log;
 mod schema;
+mod store;
 mod worker;
 
 pub use admin::{AdminConfig, AdminLogSection, WorkerEntry};
@@ -18,9 +19,8 @@ pub use fault::{ConfigError, Fault, Faults};
 pub use load::{ENV_PREFIX, load, parse};
 pub use log::LogConfig;
 pub use schema::schema_of;
-pub use worker::{
-    AllWord, LimitsSection, LogSection, PartitionChoice, StoreSection, WorkerConfig, WorkerSection,
-};
+pub use store::{ClientOptions, IncrementalChoice, StoreSection};
+pub use worker::{AllWord, LimitsSection, LogSection, PartitionChoice, WorkerConfig, WorkerSection};
 
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};

@@ -67,7 +67,11 @@ fn walk_table(schema: &Value, table: &mut Map<String, Value>, path: &str, faults
         } else {
             format!("{path}.{key}")
         };
-        let keep = match known.get(key) {
+        // A table whose keys are free says of which kind their values are.
+        let free = schema
+            .get("additionalProperties")
+            .filter(|schema| schema.is_object());
+        let keep = match known.get(key).or(free) {
             Some(schema) => walk(schema, value, &full, faults),
             None => {
                 faults.add(&full, "is not a key of this role", nearest(key, known.keys()));

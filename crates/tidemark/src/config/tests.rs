@@ -96,7 +96,15 @@ fn each_fault_is_named_by_its_key() {
         ),
         (worker("advertise = \"worker-1:7310\"", ""), "advertise"),
         (worker("", "").replace("\"w\"", "\"W 1\""), "node_id"),
-        (worker("", "").replace("file:///b", "s3://bucket"), "store.url"),
+        (worker("", "").replace("file:///b", "ftp://bucket"), "store.url"),
+        (
+            worker("", "").replace("file:///b", "s3://key:secret@bucket"),
+            "store.url",
+        ),
+        (
+            worker("", "[store.options]\nregion = \"x\""),
+            "store.options.region",
+        ),
         (worker("", "").replace("file:///b", "relative/path"), "store.url"),
         (worker("", "").replace("http://l:1", "https://l:1"), "log.url"),
         (worker("", "").replace("node_id = \"w\"\n", ""), "node_id"),

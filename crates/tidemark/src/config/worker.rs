@@ -1,6 +1,6 @@
 //! Configuration of a worker.
 
-use super::{Faults, Role, RoleConfig};
+use super::{Faults, Role, RoleConfig, StoreSection};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -74,15 +74,6 @@ impl PartitionChoice {
     }
 }
 
-/// Where snapshots are.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct StoreSection {
-    /// URL of the repository: `file:///absolute/folder`, shared by all nodes. Required. Takes effect at start.
-    /// Since 0.1.
-    pub url: String,
-}
-
 /// Where the log is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -130,14 +121,6 @@ impl Default for WorkerConfig {
             log: LogSection::default(),
             limits: LimitsSection::default(),
             worker: WorkerSection::default(),
-        }
-    }
-}
-
-impl Default for StoreSection {
-    fn default() -> Self {
-        StoreSection {
-            url: "file:///var/lib/tidemark/bucket".into(),
         }
     }
 }
@@ -196,7 +179,7 @@ impl RoleConfig for WorkerConfig {
         }
         faults.data_dir("data_dir", &self.data_dir.to_string_lossy());
         self.partitions.check("partitions", faults);
-        faults.store_url("store.url", &self.store.url);
+        self.store.check(faults);
         faults.http_url("log.url", &self.log.url);
         faults.at_least_one("limits.exports_max", self.limits.exports_max.into());
         faults.at_least_one("limits.restores_max", self.limits.restores_max.into());

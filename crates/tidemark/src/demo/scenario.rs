@@ -8,10 +8,11 @@ use crate::{
     cluster::{Endpoints, LocalCluster, Node, wait_for},
     kv::KvClient,
 };
+use partition_log::{Log as _, remote::RemoteLog};
 use snapshot_proto::v1::{
     ClusterStatus, FinishedRestore, Liveness, PartitionState, ReplicaStatus, RestoreKind, WorkerStatus,
 };
-use snapshot_store::{Repository, Seams};
+use snapshot_store::{PartitionId, Repository, Seams};
 use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
@@ -357,24 +358,21 @@ impl Stage<'_> {
         });
     }
 
-    /// Returns the tail of every partition's log.
+    /// Returns the tail of every partition's log, as the log itself says: the admin's view may be older than what a worker
+    /// that just stopped has applied.
     async fn tails(&self) -> Result<BTreeMap<u32, u64>, DemoError> {
+        let url = self.endpoints.url(Node::Log);
+        let log = RemoteLog::connect_lazy(url).map_err(|error| DemoError::Log(error.to_string()))?;
         let tails = wait_for("the tails of all partitions", STEP_WITHIN, async || {
-            let status = self
-                .endpoints
-                .cluster_status()
-                .await
-                .map_err(|error| error.to_string())?;
-            let tails: BTreeMap<u32, u64> = status
-                .partitions
-                .iter()
-                .filter_map(|view| Some((view.partition, view.tail?)))
-                .collect();
-            if tails.len() == self.partitions as usize {
-                Ok(tails)
-            } else {
-                Err(format!("{tails:?}"))
+            let mut tails = BTreeMap::new();
+            for number in 0..self.partitions {
+                let info = log
+                    .info(PartitionId::new(number))
+                    .await
+                    .map_err(|error| error.to_string())?;
+                tails.insert(number, info.tail.get());
             }
+            Ok(tails)
         })
         .await?;
         Ok(tails)

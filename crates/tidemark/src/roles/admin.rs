@@ -11,7 +11,7 @@ use super::{
 use crate::config::{self, AdminConfig, WorkerEntry};
 use anyhow::Context as _;
 use snapshot_scheduler::{GrpcWorker, Scheduler, WorkerSpec};
-use snapshot_store::{NodeId, Repository, Seams};
+use snapshot_store::{NodeId, Seams};
 use std::{process::ExitCode, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
@@ -29,7 +29,7 @@ pub async fn run(args: RoleArgs) -> anyhow::Result<ExitCode> {
     snapshot_scheduler::metrics::describe();
 
     let seams = Seams::real();
-    let repository = Repository::open(&config.store.url, seams.clone())?;
+    let repository = config.store.open(seams.clone())?;
     let log = connect(&config.log.url)?;
     let node = NodeId::new(config.node_id.clone())?;
     let named = NamedLog {

@@ -188,6 +188,7 @@ impl Parts<'_> {
             data_dir: self.folder.join(node.as_str()),
             store: StoreSection {
                 url: self.repository.url().to_owned(),
+                ..StoreSection::default()
             },
             ..WorkerConfig::default()
         };

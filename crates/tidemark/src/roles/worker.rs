@@ -35,7 +35,7 @@ pub async fn run(args: RoleArgs) -> anyhow::Result<ExitCode> {
     snapshot_worker::metrics::describe();
 
     let seams = Seams::real();
-    let repository = Repository::open(&config.store.url, seams.clone())?;
+    let repository = config.store.open(seams.clone())?;
     let log = connect(&config.log.url)?;
     let node = NodeId::new(config.node_id.clone())?;
     let named = NamedLog {

@@ -1,0 +1,6 @@
+//! `snapshots verify` and `snapshots sweep` as operators call them, on repositories with everything in them that can be
+//! wrong.
+
+mod bucket;
+mod sweep;
+mod verify;
