@@ -137,7 +137,7 @@ impl PublishError {
 /// What step 1 found.
 enum Examined {
     /// The pointer names the snapshot already.
-    AlreadyPublished(Published),
+    AlreadyPublished(Box<Published>),
     /// It is wanted, and may reuse these files.
     Wanted(Reusable),
 }
@@ -204,7 +204,7 @@ impl Repository {
     ) -> Result<Prepared, PublishError> {
         let examined = cancel.run_until_cancelled(self.examine(upload)).await;
         let reusable = match examined.ok_or(PublishError::Cancelled)?? {
-            Examined::AlreadyPublished(published) => return Ok(Prepared::AlreadyPublished(published)),
+            Examined::AlreadyPublished(published) => return Ok(Prepared::AlreadyPublished(*published)),
             Examined::Wanted(reusable) => reusable,
         };
         let directory = format!("{}/{}", upload.partition, upload.directory());
@@ -230,7 +230,7 @@ impl Repository {
         self.check_cluster(&upload.cluster).await?;
         let (current, certificate) = self.pointer_and_certificate(upload.partition).await?;
         if let Some(published) = self.decide(upload, current.as_ref(), certificate.as_ref(), None)? {
-            return Ok(Examined::AlreadyPublished(published));
+            return Ok(Examined::AlreadyPublished(Box::new(published)));
         }
         let pointer = current.as_ref().map(|current| &current.value);
         Ok(Examined::Wanted(self.reusable(upload, pointer).await))
