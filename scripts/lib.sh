@@ -202,7 +202,7 @@ rocksdb_compiler() {
 build_rocksdb_archive() {
     local dir=$1 out
     [ ! -f "$dir/librocksdb.a" ] || return 0
-    say "compiling RocksDB once for this machine (about 12 minutes on 2 cores); kept in $dir"
+    say "compiling RocksDB once for this machine (about 16 minutes on 2 cores); kept in $dir"
     mkdir -p "$dir"
     # The messages name the folder the build script wrote to.
     out=$(export CXX && CXX=$(rocksdb_compiler "$dir") &&

@@ -25,7 +25,8 @@ use snapshot_store::{
     SnapshotUpload, StoreOptions, Timestamp,
     format::{ClusterRecord, KeyHash, KeyRange, Producer, StateMachineVersion},
 };
-use std::{path::Path, process::Command, sync::Arc, time::Instant};
+use std::{path::Path, process::Command, sync::Arc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Size of one file, as RocksDB is told to make them.

@@ -8,10 +8,8 @@ use clap::{Args, Subcommand};
 use permissions::{Features, Permissions};
 use serde_json::json;
 use snapshot_store::{Repository, StoreError};
-use std::{
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::{process::ExitCode, time::Duration};
+use tokio::time::Instant;
 
 /// What to do about stores.
 #[derive(Debug, Subcommand)]
