@@ -7,7 +7,7 @@
 use super::{
     error::StoreError,
     survey::StoredSize,
-    upload::{at, blocking},
+    source::{at, blocking},
 };
 use crate::format::SnapshotDirectory;
 use std::{

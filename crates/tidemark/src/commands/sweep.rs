@@ -293,6 +293,7 @@ mod tests {
             by: "ann".to_owned(),
             at: Timestamp::from_millis(1),
             reason: "maintenance".to_owned(),
+            moved_to: None,
             unknown: Default::default(),
         });
         assert!(held_back(Some(&paused), P3).is_some_and(|reason| reason.contains("ann")));
