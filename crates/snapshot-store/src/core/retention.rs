@@ -40,9 +40,8 @@ pub fn retained_after_move(
     certificate: Option<&Certificate>,
 ) -> Vec<PointerEntry> {
     let position = |entry: &PointerEntry| -> (u64, Lsn) { (entry.incarnation.generation, entry.lsn) };
-    let named = |entry: &&PointerEntry| {
-        certificate.is_some_and(|certificate| certificate.names(entry.snapshot_id))
-    };
+    let named =
+        |entry: &&PointerEntry| certificate.is_some_and(|certificate| certificate.names(entry.snapshot_id));
     let here = current.into_iter().flat_map(|pointer| &pointer.snapshots);
     let mut entries: Vec<PointerEntry> = here.filter(named).cloned().collect();
     for entry in &moved.snapshots {

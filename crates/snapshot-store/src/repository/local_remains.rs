@@ -6,8 +6,8 @@
 
 use super::{
     error::StoreError,
-    survey::StoredSize,
     source::{at, blocking},
+    survey::StoredSize,
 };
 use crate::format::SnapshotDirectory;
 use std::{

@@ -11,10 +11,7 @@ use super::{
     limits::{Lane, Limits, Permit},
     read::is_file_name,
 };
-use crate::{
-    format::ManifestFile,
-    vocabulary::ContentHash,
-};
+use crate::{format::ManifestFile, vocabulary::ContentHash};
 use bytes::Bytes;
 use std::{
     fs::File,

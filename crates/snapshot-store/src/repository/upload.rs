@@ -99,7 +99,9 @@ impl Repository {
         // Without a candidate of the same size, the file is read only once: for its upload.
         if plan.reusable.has_size(file.bytes) {
             let hashed = plan.cancel.run_until_cancelled(file.hash()).await;
-            let hash = hashed.ok_or(UploadError::Cancelled)?.map_err(UploadError::Source)?;
+            let hash = hashed
+                .ok_or(UploadError::Cancelled)?
+                .map_err(UploadError::Source)?;
             if let Some(copies) = self.try_copy(plan, file, hash, &key).await? {
                 plan.progress.copied(file.bytes);
                 return Ok(ManifestFile {
@@ -267,10 +269,7 @@ async fn while_sending<T, S: Future<Output = Result<(), Error>>>(
 struct OpenUpload(Option<Box<dyn MultipartUpload>>);
 
 impl OpenUpload {
-    fn put_part(
-        &mut self,
-        part: Bytes,
-    ) -> Result<impl Future<Output = Result<(), Error>> + use<>, TryError> {
+    fn put_part(&mut self, part: Bytes) -> Result<impl Future<Output = Result<(), Error>> + use<>, TryError> {
         match &mut self.0 {
             Some(upload) => Ok(upload.put_part(PutPayload::from_bytes(part))),
             None => Err(TryError::Store(Error::Generic {

@@ -47,6 +47,13 @@ pub struct ForkRequest {
     pub name: Option<String>,
 }
 
+/// The snapshots of a partition that may be chosen, newest first; at least one.
+struct Candidates {
+    entries: Vec<PointerEntry>,
+    /// How many of the newest ones retention keeps at the source.
+    restorable_min: u32,
+}
+
 struct Fork<'a> {
     source: &'a Repository,
     destination: &'a Repository,
@@ -112,7 +119,10 @@ fn forked_id(fingerprint: &Fingerprint, snapshot: SnapshotId) -> SnapshotId {
     hasher.update(&drawn.to_bytes());
     let mut random = [0; 16];
     random.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-    SnapshotId::new(Ulid::from_parts(drawn.timestamp_ms(), u128::from_be_bytes(random)))
+    SnapshotId::new(Ulid::from_parts(
+        drawn.timestamp_ms(),
+        u128::from_be_bytes(random),
+    ))
 }
 
 /// Returns the manifest of the copy of the snapshot that `source` describes.
@@ -163,7 +173,8 @@ impl Fork<'_> {
         match there.await? {
             (Some(pointer), _) => {
                 let key = Keys::pointer(partition);
-                check_owner(&key, &pointer.value.cluster, &self.to.cluster).map_err(CopyFault::Destination)?;
+                check_owner(&key, &pointer.value.cluster, &self.to.cluster)
+                    .map_err(CopyFault::Destination)?;
                 return Ok(CopyOutcome::AlreadyThere);
             }
             (None, Some(_)) => {
@@ -173,13 +184,24 @@ impl Fork<'_> {
             }
             (None, None) => {}
         }
-        let incarnation = *self.to.incarnations.get(&partition).ok_or_else(|| CopyFault::Occupied {
-            key: Keys::CLUSTER.to_owned(),
-        })?;
+        let incarnation = *self
+            .to
+            .incarnations
+            .get(&partition)
+            .ok_or_else(|| CopyFault::Occupied {
+                key: Keys::CLUSTER.to_owned(),
+            })?;
         let candidates = self.run.unless_cancelled(self.candidates(partition)).await?;
-        let some_are_there = !candidates.is_empty();
-        for entry in candidates {
-            match self.snapshot(partition, &entry, incarnation).await {
+        let Some(Candidates {
+            entries,
+            restorable_min,
+        }) = candidates
+        else {
+            return Ok(CopyOutcome::NoSnapshot);
+        };
+        for entry in entries {
+            let forked = self.snapshot(partition, &entry, incarnation, restorable_min);
+            match forked.await {
                 Ok(snapshot) => {
                     copied.snapshots.push(snapshot);
                     return Ok(CopyOutcome::Copied);
@@ -192,15 +214,15 @@ impl Fork<'_> {
                 Err(fault) => return Err(fault),
             }
         }
-        if some_are_there {
-            let anomalies = copied.passed_over.iter().flat_map(|passed| passed.anomalies.clone());
-            return Err(CopyFault::Damaged(anomalies.collect()));
-        }
-        Ok(CopyOutcome::NoSnapshot)
+        let anomalies = copied
+            .passed_over
+            .iter()
+            .flat_map(|passed| passed.anomalies.clone());
+        Err(CopyFault::Damaged(anomalies.collect()))
     }
 
-    /// Returns the snapshots that may be chosen, newest first.
-    async fn candidates(&self, partition: PartitionId) -> Result<Vec<PointerEntry>, CopyFault> {
+    /// Returns the snapshots that may be chosen; `None` when there is none.
+    async fn candidates(&self, partition: PartitionId) -> Result<Option<Candidates>, CopyFault> {
         let (pointer, certificate) = self
             .source
             .pointer_and_certificate(partition)
@@ -209,7 +231,7 @@ impl Fork<'_> {
         let key = Keys::pointer(partition);
         let Some(pointer) = pointer.map(|found| found.value) else {
             return match certificate {
-                None => Ok(Vec::new()),
+                None => Ok(None),
                 Some(_) => Err(CopyFault::Damaged(vec![Anomaly::new(
                     AnomalyKind::PointerMissing,
                     key,
@@ -222,9 +244,12 @@ impl Fork<'_> {
         let wanted = |entry: &PointerEntry| {
             Some(entry.incarnation) == current && self.at.is_none_or(|at| entry.lsn <= at)
         };
-        let mut candidates = pointer.snapshots;
-        candidates.retain(wanted);
-        Ok(candidates)
+        let mut entries = pointer.snapshots;
+        entries.retain(wanted);
+        Ok((!entries.is_empty()).then_some(Candidates {
+            entries,
+            restorable_min: pointer.restorable_snapshots_min,
+        }))
     }
 
     /// Steps 2 and 3 for one snapshot.
@@ -233,6 +258,7 @@ impl Fork<'_> {
         partition: PartitionId,
         entry: &PointerEntry,
         incarnation: Incarnation,
+        restorable_min: u32,
     ) -> Result<CopiedSnapshot, CopyFault> {
         let sound = self.source.sound_manifest(&self.from.cluster, partition, entry);
         let (manifest, _) = self.run.unless_cancelled(sound).await?;
@@ -257,6 +283,7 @@ impl Fork<'_> {
             to: self.to,
             partition,
             entry: &forked,
+            restorable_min,
             write_id: WriteId::new(self.destination.seams().ulid()),
             published_at: self.destination.seams().clock.now(),
         };
@@ -277,6 +304,7 @@ struct ForkSwap<'a> {
     to: &'a ClusterRecord,
     partition: PartitionId,
     entry: &'a PointerEntry,
+    restorable_min: u32,
     write_id: WriteId,
     published_at: Timestamp,
 }
@@ -326,7 +354,7 @@ impl PointerSwap for ForkSwap<'_> {
             cluster: self.to.cluster.clone(),
             partition: self.partition,
             write_id: self.write_id,
-            restorable_snapshots_min: 1,
+            restorable_snapshots_min: self.restorable_min,
             snapshots: vec![self.entry.clone()],
             history: vec![PublishedSnapshot {
                 snapshot_id: self.entry.snapshot_id,

@@ -27,7 +27,9 @@ mod seal;
 
 pub use fork::ForkRequest;
 pub use moving::MoveRequest;
-pub use report::{CopiedPartition, CopiedSnapshot, CopyError, CopyFault, CopyOutcome, CopyReport, PassedOver};
+pub use report::{
+    CopiedPartition, CopiedSnapshot, CopyError, CopyFault, CopyOutcome, CopyReport, PassedOver,
+};
 
 use super::{Progress, Repository, StoreKind};
 use crate::{format::ClusterRecord, vocabulary::PartitionId};
@@ -91,7 +93,10 @@ fn selected(
     let Some(asked_for) = asked_for else {
         return Ok((0..record.partitions).map(PartitionId::new).collect());
     };
-    match asked_for.iter().find(|partition| partition.get() >= record.partitions) {
+    match asked_for
+        .iter()
+        .find(|partition| partition.get() >= record.partitions)
+    {
         Some(stray) => Err(CopyError::NoSuchPartition {
             partition: *stray,
             partitions: record.partitions,

@@ -18,9 +18,7 @@
 use super::{
     super::{
         Anomaly, CertificateError, Progress, PublishError, Published, Repository, Versioned,
-        anomaly::AnomalyKind,
-        publish::PointerSwap,
-        read::check_owner,
+        anomaly::AnomalyKind, publish::PointerSwap, read::check_owner,
     },
     CopiedPartition, CopiedSnapshot, CopyError, CopyFault, CopyOutcome, CopyReport, Run, a_few_at_once,
     place::Placement,
@@ -90,10 +88,10 @@ impl Repository {
             let partitions = selected(&record, request.partitions.as_ref())?;
             let control = self.control().await.map_err(CopyError::Source)?;
             let control = control.map(|control| control.value);
-            destination.refuse_other_cluster(&record, control.as_ref()).await?;
-            let control = self
-                .seal(&record.cluster, destination.url(), &request.by)
+            destination
+                .refuse_other_cluster(&record, control.as_ref())
                 .await?;
+            let control = self.seal(&record.cluster, destination.url(), &request.by).await?;
             destination.adopt(&record, &control).await?;
             Ok((record, partitions, control))
         };
@@ -135,7 +133,9 @@ impl Move<'_> {
                     copied.push((partition, seen));
                 }
             }
-            let again = copied.into_iter().map(|(partition, seen)| self.changed(partition, seen));
+            let again = copied
+                .into_iter()
+                .map(|(partition, seen)| self.changed(partition, seen));
             left.clear();
             for (partition, changed) in a_few_at_once(again.collect()).await {
                 match changed {
@@ -155,7 +155,11 @@ impl Move<'_> {
     }
 
     /// Step 7.
-    async fn changed(&self, partition: PartitionId, before: Option<Seen>) -> (PartitionId, Result<bool, CopyFault>) {
+    async fn changed(
+        &self,
+        partition: PartitionId,
+        before: Option<Seen>,
+    ) -> (PartitionId, Result<bool, CopyFault>) {
         let read = self.run.unless_cancelled(async {
             let read = self.source.pointer_and_certificate(partition).await;
             let (pointer, certificate) = read.map_err(CopyFault::Source)?;
@@ -341,10 +345,13 @@ impl Move<'_> {
         certificate: &Certificate,
         there: Option<&Certificate>,
     ) -> Result<bool, CopyFault> {
-        let covered = there.is_some_and(|there| match there.incarnation.compared_to(&certificate.incarnation) {
-            Lineage::Same => there.up_to >= certificate.up_to,
-            Lineage::Older | Lineage::Newer | Lineage::Conflict => false,
-        });
+        let covered =
+            there.is_some_and(
+                |there| match there.incarnation.compared_to(&certificate.incarnation) {
+                    Lineage::Same => there.up_to >= certificate.up_to,
+                    Lineage::Older | Lineage::Newer | Lineage::Conflict => false,
+                },
+            );
         if covered {
             return Ok(false);
         }

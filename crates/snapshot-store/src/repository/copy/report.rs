@@ -1,9 +1,7 @@
 //! What came of a copy: the whole, each partition, each snapshot.
 
 use super::super::{
-    Anomaly, CertificateError, InitError, PublishError,
-    anomaly::FirstFew,
-    error::StoreError,
+    Anomaly, CertificateError, InitError, PublishError, anomaly::FirstFew, error::StoreError,
 };
 use crate::{
     format::Pause,
@@ -46,7 +44,9 @@ pub enum CopyError {
         by: String,
     },
     /// The destination holds the cluster that is to be forked.
-    #[error("the destination holds the same cluster {cluster}: a fork needs a place of its own, --move copies the cluster itself")]
+    #[error(
+        "the destination holds the same cluster {cluster}: a fork needs a place of its own, --move copies the cluster itself"
+    )]
     SameCluster {
         /// The cluster.
         cluster: ClusterIdentity,
@@ -216,7 +216,10 @@ impl CopiedPartition {
             self.outcome = CopyOutcome::Copied;
         }
         for before in earlier.snapshots {
-            let found = self.snapshots.iter_mut().find(|now| now.snapshot_id == before.snapshot_id);
+            let found = self
+                .snapshots
+                .iter_mut()
+                .find(|now| now.snapshot_id == before.snapshot_id);
             match found {
                 Some(now) => {
                     now.bytes_sent += before.bytes_sent;
@@ -225,7 +228,8 @@ impl CopiedPartition {
                 None => self.snapshots.push(before),
             }
         }
-        self.snapshots.sort_by_key(|snapshot| (snapshot.lsn, snapshot.snapshot_id));
+        self.snapshots
+            .sort_by_key(|snapshot| (snapshot.lsn, snapshot.snapshot_id));
         self
     }
 

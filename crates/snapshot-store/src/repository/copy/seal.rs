@@ -4,20 +4,28 @@
 //! it again before each trim, and orders no snapshots; so what is retained there stays, and hardly anything is added.
 
 use super::{
-    super::{Repository, error::StoreError, init::{InitError, check_name}, read::check_owner},
+    super::{
+        Repository,
+        error::StoreError,
+        init::{InitError, check_name},
+        read::check_owner,
+    },
     CopyError, CopyFault,
 };
 use crate::{
     format::{Certificate, ClusterRecord, Control, Keys, Pause, PauseScope, Pointer, Unknown},
-    vocabulary::{
-        ClusterIdentity, Fingerprint, Incarnation, IncarnationId, PartitionId, WriteId,
-    },
+    vocabulary::{ClusterIdentity, Fingerprint, Incarnation, IncarnationId, PartitionId, WriteId},
 };
 use std::collections::BTreeMap;
 
 impl Repository {
     /// Seals this repository as moved to `to`, unless it is already. Returns the control state in force.
-    pub(super) async fn seal(&self, cluster: &ClusterIdentity, to: &str, by: &str) -> Result<Control, CopyError> {
+    pub(super) async fn seal(
+        &self,
+        cluster: &ClusterIdentity,
+        to: &str,
+        by: &str,
+    ) -> Result<Control, CopyError> {
         let seal = Pause {
             scope: PauseScope::Cluster,
             by: by.to_owned(),
@@ -57,11 +65,18 @@ impl Repository {
             what,
         };
         match &found {
-            None => return self.refuse_if_in_use(Keys::CLUSTER).await.map_err(CopyError::Destination),
+            None => {
+                return self
+                    .refuse_if_in_use(Keys::CLUSTER)
+                    .await
+                    .map_err(CopyError::Destination);
+            }
             Some(found) if found.cluster.fingerprint != record.cluster.fingerprint => {
                 return Err(occupied(found, "not the one that is moved"));
             }
-            Some(found) if found.incarnations != record.incarnations || found.partitions != record.partitions => {
+            Some(found)
+                if found.incarnations != record.incarnations || found.partitions != record.partitions =>
+            {
                 return Err(occupied(found, "of the same fingerprint and another shape"));
             }
             Some(_) => {}
@@ -93,7 +108,9 @@ impl Repository {
             pauses: without_seal(source),
             ..source.clone()
         };
-        self.create_control(control).await.map_err(CopyError::Destination)?;
+        self.create_control(control)
+            .await
+            .map_err(CopyError::Destination)?;
         Ok(())
     }
 
@@ -107,7 +124,10 @@ impl Repository {
                 }
             }
             for hold in &source.holds {
-                if !control.holds_of(hold.partition).any(|found| found.reason == hold.reason) {
+                if !control
+                    .holds_of(hold.partition)
+                    .any(|found| found.reason == hold.reason)
+                {
                     control.holds.push(hold.clone());
                 }
             }
@@ -141,7 +161,9 @@ impl Repository {
             what,
         };
         if found.cluster.fingerprint == record.cluster.fingerprint {
-            return Err(CopyError::SameCluster { cluster: found.cluster });
+            return Err(CopyError::SameCluster {
+                cluster: found.cluster,
+            });
         }
         let origin = found.forked_from.as_ref().map(|origin| origin.fingerprint);
         if origin != Some(record.cluster.fingerprint) {
@@ -151,7 +173,9 @@ impl Repository {
             return Err(occupied("a fork of the source under another name"));
         }
         let control = Control::empty(found.cluster.clone(), WriteId::new(self.seams().ulid()));
-        self.create_control(control).await.map_err(CopyError::Destination)?;
+        self.create_control(control)
+            .await
+            .map_err(CopyError::Destination)?;
         Ok(found)
     }
 
@@ -165,9 +189,8 @@ impl Repository {
         let entropy = &self.seams().entropy;
         let mut incarnations = BTreeMap::new();
         let looks = (0..record.partitions).map(PartitionId::new);
-        let looks = looks.map(|partition| async move {
-            (partition, source.highest_generation(record, partition).await)
-        });
+        let looks = looks
+            .map(|partition| async move { (partition, source.highest_generation(record, partition).await) });
         for (partition, highest) in super::a_few_at_once(looks.collect()).await {
             let next = Incarnation {
                 generation: highest?.saturating_add(1),
@@ -191,7 +214,11 @@ impl Repository {
 
     /// Returns the highest generation found of a partition: in the identity, its pointer, its certificate and, where one of them
     /// cannot be understood, the names of its directories.
-    async fn highest_generation(&self, record: &ClusterRecord, partition: PartitionId) -> Result<u64, CopyError> {
+    async fn highest_generation(
+        &self,
+        record: &ClusterRecord,
+        partition: PartitionId,
+    ) -> Result<u64, CopyError> {
         let first = record.incarnations.get(&partition);
         let mut highest = first.map_or(0, |incarnation| incarnation.generation);
         let mut unclear = false;
