@@ -67,9 +67,35 @@ fn cluster_identity_keeps_its_form() {
             key_hash: KeyHash::Blake3Mod,
             incarnations,
             created_at: at(0),
+            forked_from: None,
             unknown: Unknown::default(),
         },
     );
+}
+
+#[test]
+fn the_marks_of_copies_keep_their_form() {
+    let incarnations = [(P0, incarnation(2))].into();
+    let fork = ClusterRecord {
+        cluster: cluster(),
+        partitions: 1,
+        key_hash: KeyHash::Blake3Mod,
+        incarnations,
+        created_at: at(0),
+        forked_from: Some(other_cluster()),
+        unknown: Unknown::default(),
+    };
+    check("cluster-fork.json", &fork);
+    let mut sealed = Control::empty(cluster(), write_id(3));
+    sealed.pauses.push(Pause {
+        scope: PauseScope::Cluster,
+        by: "ops".to_owned(),
+        at: at(1),
+        reason: "moved to s3://new/place".to_owned(),
+        moved_to: Some("s3://new/place".to_owned()),
+        unknown: Unknown::default(),
+    });
+    check("control-sealed.json", &sealed);
 }
 
 #[test]
@@ -92,6 +118,7 @@ fn control_state_keeps_its_form() {
         by: "ops".to_owned(),
         at: at(1),
         reason: "migration".to_owned(),
+        moved_to: None,
         unknown: Unknown::default(),
     };
     let hold = |reason| StickyHold {
