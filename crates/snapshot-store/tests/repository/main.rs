@@ -9,6 +9,7 @@ mod faults;
 mod capability;
 mod documents;
 mod download;
+mod fork_point;
 mod incremental;
 mod local;
 mod publish;

@@ -12,6 +12,7 @@ pub mod store;
 pub mod trim;
 
 mod admin_client;
+mod cluster_fork;
 mod render;
 mod store_args;
 pub mod sweep;
