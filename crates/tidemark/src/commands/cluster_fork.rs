@@ -136,9 +136,12 @@ pub(crate) async fn init(
     name: Option<&str>,
 ) -> anyhow::Result<StartedClone> {
     let store = repository.url();
-    let fork = repository.fork().await.with_context(|| {
-        format!("{store} holds no clone: fill it with `tidemark snapshots copy --fork` first, or leave out --from-fork for a new cluster")
-    })?;
+    let fork = match repository.fork().await {
+        Err(StoreError::Missing { key }) => anyhow::bail!(
+            "{store} holds no clone ({key} is missing): fill it with `tidemark snapshots copy --fork` first, or leave out --from-fork for a new cluster"
+        ),
+        other => other.context("the store cannot be read; check its URL")?,
+    };
     let record = fork.record;
     if name.is_some_and(|name| name != record.cluster.name) {
         anyhow::bail!(
@@ -213,4 +216,159 @@ pub(super) fn print(clone: &StartedClone, store: &str, output: OutputFormat) -> 
         format!("{table}\nclone {} is ready in {store}", record.cluster)
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use snapshot_store::{
+        ChainHash, ClusterIdentity, Fingerprint, IncarnationId, SnapshotId, Timestamp,
+        format::{KeyHash, Origin},
+    };
+
+    const P0: PartitionId = PartitionId::new(0);
+
+    fn incarnation(generation: u64) -> Incarnation {
+        Incarnation {
+            generation,
+            id: IncarnationId::from_bytes([1; 16]),
+        }
+    }
+
+    fn identity(name: &str, byte: u8) -> ClusterIdentity {
+        ClusterIdentity {
+            name: name.to_owned(),
+            fingerprint: Fingerprint::from_bytes([byte; 16]),
+        }
+    }
+
+    fn record() -> ClusterRecord {
+        serde_json::from_value(serde_json::json!({
+            "cluster": identity("clone", 2),
+            "partitions": 1,
+            "key_hash": KeyHash::Blake3Mod,
+            "incarnations": { "0": incarnation(2) },
+            "created_at": Timestamp::from_millis(0),
+        }))
+        .expect("a record")
+    }
+
+    fn point() -> ForkPoint {
+        ForkPoint {
+            partition: P0,
+            incarnation: incarnation(2),
+            snapshot_id: snapshot_id(),
+            lsn: Lsn::new(100),
+            chain_hash: Some(ChainHash::of(b"chain")),
+            log_bytes: 1000,
+            origin: Origin {
+                cluster: identity("source", 1),
+                incarnation: incarnation(1),
+                snapshot_id: snapshot_id(),
+            },
+        }
+    }
+
+    fn snapshot_id() -> SnapshotId {
+        "00000000000000000000000005".parse().expect("an id")
+    }
+
+    #[test]
+    fn a_missing_log_is_created_after_the_snapshot() {
+        let step = decide(&record(), P0, None, &Ok(point()));
+        let Ok(Step::Provision(log)) = &step else {
+            panic!("{step:?}")
+        };
+        assert_eq!(log.first_lsn(), Lsn::new(101));
+        assert_eq!(log.incarnation, incarnation(2));
+        assert_eq!(log.fingerprint, record().cluster.fingerprint);
+        let base = log.base.expect("a base");
+        assert_eq!(
+            (base.chain_hash, base.log_bytes),
+            (Some(ChainHash::of(b"chain")), 1000)
+        );
+        assert!(!log.sealed);
+    }
+
+    #[test]
+    fn a_log_that_is_there_is_kept_however_far_its_partition_has_come() {
+        let log = registration(&record(), &point());
+        let sealed = Registration {
+            sealed: true,
+            ..log.clone()
+        };
+        let lived_on = ForkRefusal::NotForked {
+            partition: P0,
+            snapshot_id: snapshot_id(),
+        };
+        for point in [
+            Ok(point()),
+            Err(lived_on),
+            Err(ForkRefusal::Trimmed { partition: P0 }),
+        ] {
+            let step = decide(&record(), P0, Some(&log), &point);
+            assert_eq!(step, Ok(Step::Keep(log.clone())), "{point:?}");
+        }
+        let step = decide(&record(), P0, Some(&sealed), &Ok(point()));
+        assert_eq!(step, Ok(Step::Keep(sealed)));
+    }
+
+    #[test]
+    fn everything_else_is_refused_by_name() {
+        let log = registration(&record(), &point());
+        let absent = ForkRefusal::NoPointer { partition: P0 };
+        let lived_on = ForkRefusal::Trimmed { partition: P0 };
+        let foreign = Registration {
+            fingerprint: Fingerprint::from_bytes([7; 16]),
+            ..log.clone()
+        };
+        let other_life = Registration {
+            incarnation: incarnation(3),
+            ..log.clone()
+        };
+        let empty = Registration {
+            base: None,
+            ..log.clone()
+        };
+        let elsewhere = Registration {
+            base: log.base.map(|base| Base {
+                lsn: Lsn::new(90),
+                ..base
+            }),
+            ..log.clone()
+        };
+        let cases = [
+            (None, Err(absent.clone()), "partition 0 has no pointer"),
+            (None, Err(lived_on), "no fresh fork"),
+            (Some(log), Err(absent), "partition 0 has no pointer"),
+            (Some(foreign), Ok(point()), "belongs to another cluster"),
+            (Some(other_life), Ok(point()), "incarnation 3:"),
+            (Some(empty), Ok(point()), "begins at 1"),
+            (
+                Some(elsewhere),
+                Ok(point()),
+                "begins at 91, the forked snapshot ends at 100",
+            ),
+        ];
+        for (found, point, expected) in cases {
+            let refusal = decide(&record(), P0, found.as_ref(), &point).expect_err(expected);
+            let text = refusal.to_string();
+            assert!(text.contains(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_long_list_of_faults_is_cut() {
+        let refusals: Vec<_> = (0..25)
+            .map(|number| Refusal::NoBase {
+                partition: PartitionId::new(number),
+            })
+            .collect();
+        let text = listed(&refusals);
+        assert!(
+            text.contains("partition 19 ") && !text.contains("partition 20 "),
+            "{text}"
+        );
+        assert!(text.ends_with("and 5 more"), "{text}");
+    }
 }
