@@ -7,14 +7,7 @@ use integration_tests::{
     bucket::{BucketPartition, check_trim_point},
     replicas::{content, digests, log_info, settled},
 };
-use snapshot_store::{
-    ClusterIdentity, ContentHash, Fingerprint, Incarnation, IncarnationId, PartitionId, Repository, Seams,
-    SnapshotId, WriteId,
-    format::{
-        ClusterRecord, Control, Keys, Manifest, Origin, Pointer, PointerEntry, PublishedSnapshot, Stored,
-        Unknown,
-    },
-};
+use snapshot_store::{ContentHash, PartitionId, Repository, Seams, format::Manifest};
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -64,94 +57,20 @@ fn fingerprint(folder: &Path) -> anyhow::Result<BTreeMap<PathBuf, ContentHash>> 
     Ok(found)
 }
 
-fn put(bucket: &Path, key: &str, bytes: &[u8]) -> anyhow::Result<()> {
-    let path = bucket.join(key);
-    std::fs::create_dir_all(path.parent().context("a key has a folder")?)?;
-    Ok(std::fs::write(path, bytes)?)
-}
-
-/// Forks the newest snapshot of each partition, and returns their manifests: identity and control state first, then
-/// for each partition files, manifest and pointer.
+/// Forks the newest snapshot of each partition, and returns the manifests of the copies.
 async fn fork(source: &TestCluster, clone: &TestCluster) -> anyhow::Result<Vec<Manifest>> {
-    let seams = Seams::real();
-    let repository = Repository::open(&source.store_url(), seams.clone())?;
-    let record = repository
-        .cluster()
-        .await?
-        .context("the source has an identity")?;
-    let bucket = clone.bucket_dir();
-    let cluster = ClusterIdentity {
-        name: "copy".to_owned(),
-        fingerprint: Fingerprint::from_bytes([0xc1; 16]),
-    };
-    let incarnation = |partition: u32| Incarnation {
-        generation: 2,
-        id: IncarnationId::from_bytes([u8::try_from(partition).unwrap_or(0xff); 16]),
-    };
-    let forked = ClusterRecord {
-        cluster: cluster.clone(),
-        incarnations: (0..PARTITIONS)
-            .map(|number| (PartitionId::new(number), incarnation(number)))
-            .collect(),
-        ..record.clone()
-    };
-    put(&bucket, Keys::CLUSTER, &forked.encode())?;
-    let control = Control::empty(cluster.clone(), WriteId::new(seams.ulid()));
-    put(&bucket, Keys::CONTROL, &control.encode())?;
+    let (from, to) = (source.store_url(), clone.store_url());
+    let copy = ["snapshots", "copy", &from, &to, "--fork", "--name", "copy"];
+    clone.run(&copy, WITHIN).await?;
+    let repository = Repository::open(&to, Seams::real())?;
     let mut manifests = Vec::new();
     for partition in (0..PARTITIONS).map(PartitionId::new) {
         let pointer = repository.pointer(partition).await?.context("a pointer")?.value;
-        let entry = &pointer.snapshots[0];
-        let mut manifest = repository.manifest(partition, entry).await?;
-        manifest.origin = Some(Origin {
-            cluster: record.cluster.clone(),
-            incarnation: manifest.incarnation,
-            snapshot_id: manifest.snapshot_id,
-        });
-        manifest.cluster = cluster.clone();
-        manifest.incarnation = incarnation(partition.get());
-        manifest.snapshot_id = SnapshotId::new(seams.ulid());
-        for file in &manifest.files {
-            let from = source
-                .bucket_dir()
-                .join(Keys::file(partition, &entry.path, &file.name));
-            let to = Keys::file(partition, &manifest.directory(), &file.name);
-            put(&bucket, &to, &std::fs::read(from)?)?;
-        }
-        put(
-            &bucket,
-            &Keys::manifest(partition, &manifest.directory()),
-            &manifest.encode(),
-        )?;
-        let pointer = pointer_to(&manifest, entry, &pointer, WriteId::new(seams.ulid()));
-        put(&bucket, &Keys::pointer(partition), &pointer.encode())?;
+        let manifest = repository.manifest(partition, &pointer.snapshots[0]).await?;
+        ensure!(manifest.origin.is_some(), "{manifest:?}");
         manifests.push(manifest);
     }
     Ok(manifests)
-}
-
-fn pointer_to(manifest: &Manifest, source: &PointerEntry, pointer: &Pointer, write_id: WriteId) -> Pointer {
-    let entry = PointerEntry {
-        snapshot_id: manifest.snapshot_id,
-        incarnation: manifest.incarnation,
-        path: manifest.directory(),
-        manifest_hash: ContentHash::of(&manifest.encode()),
-        ..source.clone()
-    };
-    let published = PublishedSnapshot {
-        snapshot_id: entry.snapshot_id,
-        incarnation: entry.incarnation,
-        lsn: entry.lsn,
-        published_at: entry.created_at,
-        unknown: Unknown::default(),
-    };
-    Pointer {
-        cluster: manifest.cluster.clone(),
-        write_id,
-        history: vec![published],
-        snapshots: vec![entry],
-        ..pointer.clone()
-    }
 }
 
 /// Runs `cluster init` in the clone with more arguments; a failure is its output.

@@ -13,7 +13,9 @@ pub mod trim;
 
 mod admin_client;
 mod cluster_fork;
+pub mod copy;
 mod render;
+pub mod restore;
 mod store_args;
 pub mod sweep;
 pub mod verify;
