@@ -105,7 +105,9 @@ pub enum ForkRefusal {
         partitions: u32,
     },
     /// The snapshot is not complete.
-    #[error("partition {partition}: the forked snapshot is damaged ({detail}): copy it again, to an empty store")]
+    #[error(
+        "partition {partition}: the forked snapshot is damaged ({detail}): copy it again, to an empty store"
+    )]
     Damaged {
         /// The partition.
         partition: PartitionId,

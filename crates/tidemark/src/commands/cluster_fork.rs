@@ -14,7 +14,7 @@ use crate::output::{OutputFormat, table};
 use anyhow::Context as _;
 use partition_log::{Base, Log, LogAdmin, Registration};
 use snapshot_store::{
-    ForkPoint, ForkRefusal, Incarnation, Lsn, PartitionId, Repository, format::ClusterRecord,
+    ForkPoint, ForkRefusal, Incarnation, Lsn, PartitionId, Repository, StoreError, format::ClusterRecord,
 };
 use std::{collections::BTreeMap, process::ExitCode};
 
