@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-use tidemark::cluster::{ClusterSpec, LocalCluster, Settings, wait_for};
+use tidemark::cluster::{ClusterSpec, LocalCluster, Node, Settings, wait_for};
 
 /// Returns the `tidemark` binary: `TIDEMARK_BIN`, or the one next to the tests that run.
 ///
@@ -54,6 +54,29 @@ impl TestCluster {
         partitions: u32,
         settings: Settings,
     ) -> anyhow::Result<Self> {
+        let mut cluster = Self::prepare(base, name, workers, partitions, settings)?;
+        cluster.start(Node::Log).await?;
+        cluster.init().await?;
+        for node in cluster.nodes() {
+            if node != Node::Log {
+                cluster.start(node).await?;
+            }
+        }
+        cluster.until_healthy(Duration::from_secs(60)).await?;
+        Ok(cluster)
+    }
+
+    /// The same without a cluster in it yet, and with nothing started.
+    ///
+    /// # Errors
+    /// When its files cannot be written.
+    pub fn prepare(
+        base: &str,
+        name: &str,
+        workers: u32,
+        partitions: u32,
+        settings: Settings,
+    ) -> anyhow::Result<Self> {
         let dir = Path::new(base).join(format!("{name}-{}", std::process::id()));
         if dir.exists() {
             std::fs::remove_dir_all(&dir)?;
@@ -66,14 +89,11 @@ impl TestCluster {
             partitions,
             settings,
         };
-        let cluster = LocalCluster::launch(spec).await?;
-        let cluster = TestCluster {
-            cluster,
+        Ok(TestCluster {
+            cluster: LocalCluster::create(spec)?,
             dir,
             finished: false,
-        };
-        cluster.until_healthy(Duration::from_secs(60)).await?;
-        Ok(cluster)
+        })
     }
 
     /// Waits until every partition is led, and active on every worker.

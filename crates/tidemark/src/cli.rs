@@ -266,6 +266,8 @@ mod tests {
             "tidemark log serve --config log.toml",
             "tidemark log info",
             "tidemark cluster init --name a --partitions 8 --store file:///tmp/b --log-admin http://127.0.0.1:7301",
+            "tidemark cluster init --from-fork --store file:///tmp/b --log-admin http://127.0.0.1:7301",
+            "tidemark cluster init --from-fork --name a --store file:///tmp/b --log-admin http://127.0.0.1:7301",
         ];
         for wrong in [
             "tidemark snapshots copy file:///tmp/a file:///tmp/b",
@@ -278,6 +280,18 @@ mod tests {
         for call in calls {
             let parsed = Cli::try_parse_from(call.split(' '));
             assert!(parsed.is_ok(), "{call}: {:?}", parsed.err());
+        }
+    }
+
+    #[test]
+    fn a_new_cluster_needs_a_shape_and_a_clone_has_one() {
+        let calls = [
+            "tidemark cluster init --store file:///tmp/b --log-admin http://127.0.0.1:7301",
+            "tidemark cluster init --name a --store file:///tmp/b --log-admin http://127.0.0.1:7301",
+            "tidemark cluster init --from-fork --partitions 8 --store file:///tmp/b --log-admin http://127.0.0.1:7301",
+        ];
+        for call in calls {
+            assert!(Cli::try_parse_from(call.split(' ')).is_err(), "{call}");
         }
     }
 }

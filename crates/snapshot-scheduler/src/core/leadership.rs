@@ -31,6 +31,11 @@ pub fn live_leader(view: &ClusterView, partition: &PartitionView, now: Moment) -
     if !view.liveness(&leader.node, now).counts() {
         return None;
     }
+    let hosts = partition.replicas.contains_key(&leader.node) || partition.expected.contains(&leader.node);
+    if !hosts {
+        // A leader from before a fork, or one whose replica was moved away: nobody there could lead.
+        return None;
+    }
     if let Some(own) = partition.replicas.get(&leader.node) {
         let own_term = own.leader.as_ref().map(|own| own.epoch);
         let own_is_current = own_term.is_some_and(|epoch| epoch >= leader.epoch);

@@ -1,15 +1,16 @@
 //! A cluster in one process: a log in memory, a store in memory, and workers that publish for real.
 
-use crate::worker::FakeWorker;
+use crate::worker::{FakeWorker, chain_at};
 use bytes::Bytes;
 use object_store::{ObjectStoreExt, memory::InMemory, path::Path};
-use partition_log::{Log, LogAdmin, Registration, memory::MemoryLog};
+use partition_log::{Base, Log, LogAdmin, Registration, memory::MemoryLog};
 use snapshot_proto::v1;
 use snapshot_scheduler::{Policy, Scheduler, SchedulerHandle, SchedulerOptions, WorkerClient, WorkerSpec};
 use snapshot_store::{
-    ClusterSpec, Entropy, Lsn, ManualClock, NodeId, PartitionId, Repository, Seams, SnapshotId, Timestamp,
+    ClusterIdentity, ClusterSpec, ContentHash, Entropy, Fingerprint, Incarnation, IncarnationId, Lsn,
+    ManualClock, NodeId, PartitionId, Repository, Seams, SnapshotId, Timestamp,
     core::HoldReason,
-    format::{Certificate, ClusterRecord, KeyHash, Keys, Pointer, Stored},
+    format::{Certificate, ClusterRecord, KeyHash, Keys, Origin, Pointer, Stored},
 };
 use std::{
     sync::{Arc, Mutex, atomic::AtomicU64},
@@ -102,6 +103,38 @@ impl Running {
 impl Cluster {
     /// Three workers `w1` to `w3` that host all partitions; `w1` leads.
     pub(crate) async fn new(partitions: u32) -> Self {
+        Self::beginning_after(partitions, None).await
+    }
+
+    /// The same as a fork: generation 2, and logs that continue a snapshot at `base`, which is all the store holds.
+    pub(crate) async fn forked(partitions: u32, base: Lsn) -> Self {
+        let cluster = Self::beginning_after(partitions, Some(base)).await;
+        for id in (0..partitions).map(p) {
+            cluster.publish("w1", id, base).await;
+            let mut pointer = cluster.pointer(id).await.unwrap();
+            let latest = &mut pointer.snapshots[0];
+            let mut manifest = cluster.shared.repository.manifest(id, latest).await.unwrap();
+            manifest.origin = Some(Origin {
+                cluster: ClusterIdentity {
+                    name: "source".to_owned(),
+                    fingerprint: Fingerprint::from_bytes([9; 16]),
+                },
+                incarnation: Incarnation {
+                    generation: 1,
+                    id: IncarnationId::from_bytes([9; 16]),
+                },
+                snapshot_id: latest.snapshot_id,
+            });
+            latest.manifest_hash = ContentHash::of(&manifest.encode());
+            cluster
+                .put(&Keys::manifest(id, &latest.path), manifest.encode())
+                .await;
+            cluster.put(&Keys::pointer(id), pointer.encode()).await;
+        }
+        cluster
+    }
+
+    async fn beginning_after(partitions: u32, base: Option<Lsn>) -> Self {
         let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_700_000_000_000)));
         let seams = Seams {
             clock: clock.clone(),
@@ -114,14 +147,25 @@ impl Cluster {
             partitions,
             key_hash: KeyHash::Blake3Mod,
         };
-        let record = repository.init(&spec).await.unwrap();
+        let mut record = repository.init(&spec).await.unwrap();
+        if base.is_some() {
+            for incarnation in record.incarnations.values_mut() {
+                incarnation.generation = 2;
+            }
+            let key = Path::from(Keys::CLUSTER);
+            store.put(&key, record.encode().into()).await.unwrap();
+        }
         let log = MemoryLog::new();
         for (partition, incarnation) in &record.incarnations {
             let registration = Registration {
                 partition: *partition,
                 incarnation: *incarnation,
                 fingerprint: record.cluster.fingerprint,
-                base: None,
+                base: base.map(|lsn| Base {
+                    lsn,
+                    chain_hash: Some(chain_at(lsn.get())),
+                    log_bytes: lsn.get() * 10,
+                }),
                 sealed: false,
             };
             log.provision(registration).await.unwrap();
@@ -143,6 +187,9 @@ impl Cluster {
         let cluster = Cluster { shared, workers };
         for id in 0..partitions {
             cluster.set_leader(p(id), "w1", 1);
+            for worker in cluster.workers.iter().filter(|_| base.is_some()) {
+                worker.apply(p(id), base.unwrap_or_default());
+            }
         }
         cluster
     }

@@ -5,6 +5,7 @@
 mod admins;
 mod cluster;
 mod damage;
+mod forks;
 mod holds;
 mod plan;
 mod plan_properties;

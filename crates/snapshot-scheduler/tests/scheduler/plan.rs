@@ -281,6 +281,29 @@ fn snapshots_are_verified_by_somebody_else_and_by_the_producer_only_if_alone() {
 }
 
 #[test]
+fn a_leader_that_does_not_host_the_partition_is_no_leader() {
+    // All that the replicas of a fork know at first is who led the source. That node may exist here, elsewhere.
+    let mut forked = view(&[100, 100], &[]);
+    let source = Leadership {
+        epoch: LeaderEpoch::new(7),
+        node: node(5),
+    };
+    for replica in partition(&mut forked).replicas.values_mut() {
+        replica.leader = Some(source.clone());
+        replica.role = ReplicaRole::Follower;
+    }
+    let heard = forked.nodes[&node(0)].clone();
+    forked.nodes.insert(node(5), heard);
+    assert_eq!(live_leader(&forked, &forked.partitions[&P], NOW), None);
+    let leadership = &plan(&forked, &policy(), NOW, &Entropy::seeded(1)).partitions[&P].leadership;
+    assert_eq!(leadership.code, LeadershipCode::Assigned);
+
+    // One that is expected and was not heard yet may well lead.
+    partition(&mut forked).expected.insert(node(5));
+    assert_eq!(live_leader(&forked, &forked.partitions[&P], NOW), Some(node(5)));
+}
+
+#[test]
 fn a_live_leader_is_left_alone_however_late_reports_come() {
     let leadership = |view: &ClusterView| {
         plan(view, &policy(), NOW, &Entropy::seeded(1)).partitions[&P]

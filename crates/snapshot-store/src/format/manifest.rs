@@ -2,8 +2,8 @@
 
 use super::{SnapshotDirectory, Stored, Unknown};
 use crate::vocabulary::{
-    ChainHash, ClusterIdentity, ContentHash, Incarnation, Leadership, Lsn, NodeId, PartitionId, ReplicaRole,
-    RequestId, SnapshotId, StateDigest, Timestamp,
+    ChainHash, ClusterIdentity, ContentHash, Fingerprint, Incarnation, Leadership, Lsn, NodeId, PartitionId,
+    ReplicaRole, RequestId, SnapshotId, StateDigest, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -72,7 +72,10 @@ pub struct Producer {
     pub role: ReplicaRole,
 }
 
-/// Where a forked snapshot came from.
+/// Where a forked snapshot came from. Its files are those of the source, so the state in them still carries the
+/// identity named here; a replica that restores it makes the state its own cluster's.
+///
+/// A forked snapshot that is forked again keeps the origin it has, for the same reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Origin {
@@ -152,6 +155,25 @@ pub struct Manifest {
 impl Manifest {
     /// Name of the manifest inside its directory.
     pub const FILE_NAME: &'static str = "metadata.json";
+
+    /// Returns the cluster and the log whose identity the state in the files carries: those of `origin` in a
+    /// forked snapshot, and otherwise the snapshot's own.
+    pub fn state_identity(&self) -> (Fingerprint, Incarnation) {
+        match &self.origin {
+            Some(origin) => (origin.cluster.fingerprint, origin.incarnation),
+            None => (self.cluster.fingerprint, self.incarnation),
+        }
+    }
+
+    /// Returns the chain hash at the snapshot's own LSN: what the log of a fork continues from. `None` when the
+    /// host keeps no chain.
+    pub fn chain_hash(&self) -> Option<ChainHash> {
+        let points = &self.chain.as_ref()?.0;
+        points
+            .iter()
+            .find(|point| point.lsn == self.lsn)
+            .map(|point| point.hash)
+    }
 
     /// Returns the directory this snapshot lives in.
     pub fn directory(&self) -> SnapshotDirectory {

@@ -5,7 +5,9 @@
 //! 2. An empty `admin/control.json`, only if there is none.
 //!
 //! Neither is written where a pointer or a trim certificate exists: an empty identity or control state next to
-//! somebody's only copies could displace them, or forget a hold. Creating the logs comes after, and is the caller's.
+//! somebody's only copies could displace them, or forget a hold. Creating the logs comes after, and is the caller's:
+//! it asks [`Repository::may_begin_empty`] before it creates a log that is missing beside an identity that was there,
+//! for the same reason. Where the logs of a fork begin: `fork_point`.
 
 use super::{Repository, error::StoreError, read::check_owner};
 use crate::{
@@ -57,6 +59,23 @@ pub enum InitError {
         key: String,
         /// The object that is missing.
         missing: &'static str,
+    },
+    /// Something of a partition was archived, so that its log must not begin empty.
+    #[error(
+        "{key} exists, so the log of partition {partition} must not begin empty: {}",
+        if *forked {
+            "it is a fork, create its logs with `tidemark cluster init --from-fork`"
+        } else {
+            "check the log's address and data folder, or follow the disaster runbook"
+        }
+    )]
+    Archived {
+        /// The partition.
+        partition: PartitionId,
+        /// What exists.
+        key: String,
+        /// Whether its latest snapshot was forked from another cluster.
+        forked: bool,
     },
     /// The folder of a `file://` store could not be created.
     #[error("the folder {folder} cannot be created")]
@@ -132,6 +151,35 @@ impl Repository {
         let control = Control::empty(record.cluster.clone(), WriteId::new(self.0.seams.ulid()));
         self.create_control(control).await?;
         Ok(record)
+    }
+
+    /// Checks that a log that is missing may be created empty, at LSN 1: nothing of its partition was ever archived.
+    /// An empty log in place of a lost one, or of one that continues a fork, would make its only copies worthless.
+    ///
+    /// # Errors
+    /// [`InitError::Archived`], with the remedy; when the store does not answer or an object cannot be understood.
+    pub async fn may_begin_empty(&self, partition: PartitionId) -> Result<(), InitError> {
+        let archived = |key, forked| InitError::Archived {
+            partition,
+            key,
+            forked,
+        };
+        if let Some(pointer) = self.pointer(partition).await? {
+            let forked = match pointer.value.latest() {
+                // A manifest that cannot be had says nothing of a fork.
+                Some(latest) => self
+                    .manifest(partition, latest)
+                    .await
+                    .is_ok_and(|manifest| manifest.origin.is_some()),
+                None => false,
+            };
+            return Err(archived(Keys::pointer(partition), forked));
+        }
+        let certificate = Keys::certificate(partition);
+        match self.exists(&certificate).await? {
+            true => Err(archived(certificate, false)),
+            false => Ok(()),
+        }
     }
 
     /// Creates the folder of a `file://` store.

@@ -3,6 +3,7 @@
 //! | Module | What it does |
 //! |---|---|
 //! | `init` | creates the identity of a cluster |
+//! | `fork_point` | says where the logs of a forked cluster begin |
 //! | `read` | reads pointer, certificate, control state, manifest: one GET each |
 //! | `snapshot_upload`, `publish`, `upload`, `reuse` | makes a finished checkpoint a published snapshot |
 //! | `certificate`, `control` | the two other mutable objects |
@@ -26,6 +27,7 @@ mod control;
 mod copy;
 mod download;
 mod error;
+mod fork_point;
 mod init;
 mod limits;
 mod local;
@@ -52,6 +54,7 @@ pub use copy::{
 };
 pub use download::DownloadError;
 pub use error::{ContentCheck, ManifestError, StoreError};
+pub use fork_point::{Fork, ForkPoint, ForkRefusal};
 pub use init::{ClusterSpec, InitError};
 pub use open::{OpenError, StoreKind};
 pub use options::{Incremental, StoreOptions, TransferOptions};

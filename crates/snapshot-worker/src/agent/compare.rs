@@ -1,4 +1,7 @@
 //! Whether a state that was opened is the one its manifest describes.
+//!
+//! The files of a forked snapshot are those of its source, and so is the identity in the state: it is compared with
+//! what the manifest says of the origin. Everything else of a fork is compared as ever.
 
 use super::host::CheckpointFacts;
 use snapshot_store::format::Manifest;
@@ -18,13 +21,13 @@ pub fn differences(facts: &CheckpointFacts, manifest: &Manifest) -> Vec<String> 
         }
     };
     compare("the LSN", &facts.lsn, &manifest.lsn, facts.lsn == manifest.lsn);
+    let (fingerprint, incarnation) = manifest.state_identity();
     compare(
         "the incarnation",
         &facts.incarnation,
-        &manifest.incarnation,
-        facts.incarnation == manifest.incarnation,
+        &incarnation,
+        facts.incarnation == incarnation,
     );
-    let fingerprint = manifest.cluster.fingerprint;
     compare(
         "the cluster",
         &facts.fingerprint,

@@ -69,6 +69,14 @@ pub trait PartitionHost: Send + Sync + 'static {
 
     /// Replaces the local state by the one in `dir`, which was verified against `manifest`, in one step. The old
     /// state goes only when the new one is in place. `dir` is moved away.
+    ///
+    /// With `manifest.origin` the snapshot was forked from another cluster, and the state in `dir` still says that it
+    /// belongs to that one ([`Manifest::state_identity`]). The host then first makes it say `manifest.cluster` and
+    /// `manifest.incarnation`, durably and in `dir`, where nobody looks after a crash, and only then puts it in
+    /// place: no crash may leave a local state of mixed or foreign identity. LSN, chain hash, leader epoch and data
+    /// stay as they are, because the fork's log goes on from them; addresses of the source's nodes are forgotten, or
+    /// clients of the fork would be sent to the source. A host whose state says nothing of cluster and log has nothing
+    /// to do.
     async fn install(&self, dir: &Path, manifest: &Manifest) -> Result<(), HostError>;
 
     /// Appends a record that changes nothing and returns its LSN. Only a leader can.

@@ -252,8 +252,15 @@ impl Attempt<'_> {
         Ok(Tried::Installed)
     }
 
-    /// Returns what differs between the state in `dir` and its manifest.
+    /// Returns what differs between the state in `dir` and its manifest, or between the manifest and this cluster,
+    /// whose identity a forked state would be given.
     async fn inspect(&self, dir: &Path, manifest: &Manifest) -> Result<Option<String>, HostError> {
+        let (found, ours) = (&manifest.cluster, &self.shared.config.cluster);
+        if found.fingerprint != ours.fingerprint {
+            return Ok(Some(format!(
+                "the manifest belongs to cluster {found}, not to {ours}"
+            )));
+        }
         let facts = self.host.inspect(dir).await?;
         let differences = differences(&facts, manifest);
         Ok((!differences.is_empty()).then(|| differences.join("; ")))

@@ -1,7 +1,7 @@
 //! How a replica goes on from what it has and what the log still has.
 
 use super::status::{BlockedReason, RestoreKind};
-use snapshot_store::{Incarnation, Lineage, Lsn};
+use snapshot_store::{ChainHash, Incarnation, Lineage, Lsn, format::ChainPoint};
 
 /// What a replica has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,6 +10,8 @@ pub struct LocalFacts {
     pub incarnation: Incarnation,
     /// The highest LSN applied.
     pub applied_lsn: Lsn,
+    /// Its chain hash at the log's base; `None` when it does not remember that LSN, or the log has no base.
+    pub hash_at_base: Option<ChainHash>,
 }
 
 /// What the log has.
@@ -21,6 +23,8 @@ pub struct LogFacts {
     pub first_lsn: Lsn,
     /// Whether it continues another log.
     pub has_base: bool,
+    /// Where it does so, and the chain hash there; `None` without a base, or where the base has no hash.
+    pub base: Option<ChainPoint>,
     /// The highest LSN removed.
     pub trim_point: Lsn,
 }
@@ -81,6 +85,17 @@ pub fn next_step(local: Option<&LocalFacts>, log: &LogFacts) -> StartStep {
             };
         }
     }
+    if let (Some(base), Some(found)) = (log.base, local.hash_at_base)
+        && base.hash != found
+    {
+        return StartStep::Blocked {
+            reason: BlockedReason::LogIncarnation,
+            detail: format!(
+                "the log continues a state with the chain hash {} at {}, the local state has {found} there",
+                base.hash, base.lsn
+            ),
+        };
+    }
     let applied = local.applied_lsn;
     match applied.cmp(&log.trim_point) {
         std::cmp::Ordering::Greater => StartStep::Compare { applied },
@@ -127,6 +142,7 @@ mod tests {
         Some(LocalFacts {
             incarnation,
             applied_lsn: Lsn::new(applied),
+            hash_at_base: None,
         })
     }
 
@@ -135,6 +151,7 @@ mod tests {
             incarnation: incarnation(2, 1),
             first_lsn: Lsn::FIRST,
             has_base: false,
+            base: None,
             trim_point: Lsn::new(trim_point),
         }
     }
@@ -204,6 +221,60 @@ mod tests {
                 }
             ));
         }
+    }
+
+    /// A log that was forked off at LSN 7.
+    fn fork() -> LogFacts {
+        let base = ChainPoint {
+            lsn: Lsn::new(7),
+            hash: ChainHash::of(b"base"),
+        };
+        LogFacts {
+            has_base: true,
+            base: Some(base),
+            first_lsn: Lsn::new(8),
+            ..log(7)
+        }
+    }
+
+    #[test]
+    fn a_fork_is_entered_through_its_snapshot_alone() {
+        let same = incarnation(2, 1);
+        let bootstrap = StartStep::Restore {
+            kind: RestoreKind::Bootstrap,
+        };
+        assert_eq!(next_step(None, &fork()), bootstrap);
+        assert!(may_replay_from_first(&fork()).is_err());
+        // Also when the log forgot for a moment how far it is trimmed.
+        let forgetful = LogFacts {
+            trim_point: Lsn::ZERO,
+            ..fork()
+        };
+        assert!(may_replay_from_first(&forgetful).is_err());
+        let restored = next_step(local(7, same).as_ref(), &fork());
+        assert_eq!(restored, StartStep::ReadFrom { from: Lsn::new(8) });
+    }
+
+    #[test]
+    fn a_state_that_the_fork_does_not_continue_blocks() {
+        let with = |hash: Option<&[u8]>, log: &LogFacts| {
+            let local = LocalFacts {
+                hash_at_base: hash.map(ChainHash::of),
+                ..local(7, incarnation(2, 1)).expect("a state")
+            };
+            next_step(Some(&local), log)
+        };
+        let go_on = StartStep::ReadFrom { from: Lsn::new(8) };
+        assert_eq!(with(Some(b"base"), &fork()), go_on);
+        assert_eq!(with(None, &fork()), go_on);
+        let unknown = LogFacts { base: None, ..fork() };
+        assert_eq!(with(Some(b"other"), &unknown), go_on);
+        let step = with(Some(b"other"), &fork());
+        let StartStep::Blocked { reason, detail } = step else {
+            panic!("{step:?}")
+        };
+        assert_eq!(reason, BlockedReason::LogIncarnation);
+        assert!(detail.contains("at 7"), "{detail}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::fmt;
 pub enum BlockedReason {
     /// No log is registered for the partition.
     LogMissing,
-    /// The log is of another incarnation than the local state, and not a newer one.
+    /// The log is of another incarnation than the local state, and not a newer one; or it continues another state.
     LogIncarnation,
     /// The log does not hold what this replica has applied.
     LogRegressed,
@@ -73,7 +73,7 @@ impl BlockedReason {
                 "check that the log's address and data folder are the right ones; a lost log is rebuilt only by the disaster runbook"
             }
             BlockedReason::LogIncarnation => {
-                "the log is older than this replica's state: check the log's address and data folder"
+                "the log is not the one that this replica's state belongs to: check the log's address and data folder"
             }
             BlockedReason::LogRegressed => {
                 "the log lost records: stop writers, restore the log or follow the disaster runbook"

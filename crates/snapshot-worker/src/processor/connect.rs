@@ -21,7 +21,10 @@ use crate::{
 };
 use futures::{StreamExt, stream};
 use partition_log::{LogInfo, ReadError, RecordBatch, RecordStream, Registration};
-use snapshot_store::{ChainHash, Incarnation, Lsn, RecordHash, format::StateMachineVersion};
+use snapshot_store::{
+    ChainHash, Incarnation, Lsn, RecordHash,
+    format::{ChainPoint, StateMachineVersion},
+};
 use std::{error::Error, sync::Arc, time::Duration};
 use tokio::time::{sleep, timeout};
 
@@ -49,10 +52,10 @@ impl Task {
             if self.local.is_none() {
                 self.open_local().await?;
             }
-            let local = self.local.as_ref().map(|local| LocalFacts {
-                incarnation: local.metadata.incarnation,
-                applied_lsn: local.metadata.applied_lsn,
-            });
+            let local = self
+                .local
+                .as_ref()
+                .map(|local| local_facts(&local.metadata, log.base));
             match next_step(local.as_ref(), &log) {
                 StartStep::Compare { applied } => {
                     if let Some(position) = self.compare(applied, &log, info.tail).await? {
@@ -109,6 +112,12 @@ impl Task {
             incarnation,
             first_lsn: registration.first_lsn(),
             has_base: registration.base.is_some(),
+            base: registration.base.and_then(|base| {
+                Some(ChainPoint {
+                    lsn: base.lsn,
+                    hash: base.chain_hash?,
+                })
+            }),
             trim_point: info.trim_point.max(seen),
         }
     }
@@ -333,6 +342,17 @@ impl Task {
             "the log has a newer incarnation; the old local state is set aside"
         );
         Ok(())
+    }
+}
+
+/// Returns what a start looks at of the local state; `base` is where the log continues another one.
+fn local_facts(metadata: &StateMetadata, base: Option<ChainPoint>) -> LocalFacts {
+    let trail = metadata.chain.trail(metadata.applied_lsn).0;
+    let at_base = base.and_then(|base| trail.into_iter().find(|point| point.lsn == base.lsn));
+    LocalFacts {
+        incarnation: metadata.incarnation,
+        applied_lsn: metadata.applied_lsn,
+        hash_at_base: at_base.map(|point| point.hash),
     }
 }
 

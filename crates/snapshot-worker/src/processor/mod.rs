@@ -10,6 +10,7 @@
 //! | `task`, `connect`, `follow` | the task of one partition |
 //! | `apply` | a run of records into one write |
 //! | `proposer`, `propose` | getting records into the log in a term of one's own, each at most once |
+//! | `adopt` | making a forked snapshot's state this cluster's own |
 //! | `replica` | what task, agent and users share of one partition |
 //! | `store`, `metadata`, `layout`, `inspect` | the state on disk |
 //!
@@ -22,6 +23,7 @@
 //! Not here: scanning ahead for an operator's skip of a poison record (the partition stays blocked at it, and
 //! `Skip` records are passed over as control records), and triggering snapshots without an admin.
 
+mod adopt;
 mod apply;
 mod connect;
 mod follow;

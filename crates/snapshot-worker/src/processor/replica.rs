@@ -1,6 +1,7 @@
 //! One partition on this node, as its task, the agent and its users share it.
 
 use super::{
+    adopt::adopt_state,
     inspect::{host_error, inspect_state, misfit},
     layout::PartitionDirs,
     propose::{Answer, LeadAnswer, LeadError, Proposal, ProposeError},
@@ -229,15 +230,26 @@ impl PartitionHost for Replica {
         self.blocking.run(read).await
     }
 
-    async fn install(&self, dir: &Path, _manifest: &Manifest) -> Result<(), HostError> {
+    async fn install(&self, dir: &Path, manifest: &Manifest) -> Result<(), HostError> {
         // The task closed the state before it asked for a restore, and opens what is in place afterwards.
         if self.store().is_some() || self.status.borrow().state != PartitionState::Restoring {
             return Err(HostError::Unavailable(
                 "the partition is not being restored".to_owned(),
             ));
         }
-        let (dirs, dir) = (self.dirs.clone(), dir.to_owned());
-        Ok(self.blocking.run(move || dirs.replace(&dir)).await?)
+        if manifest.cluster.fingerprint != self.fingerprint {
+            return Err(HostError::Mismatch(format!(
+                "the snapshot belongs to cluster {}, this node to {}",
+                manifest.cluster, self.fingerprint
+            )));
+        }
+        let (engine, dirs) = (Arc::clone(&self.engine), self.dirs.clone());
+        let (dir, manifest) = (dir.to_owned(), manifest.clone());
+        let install = move || {
+            adopt_state(&*engine, &dir, &manifest)?;
+            Ok(dirs.replace(&dir)?)
+        };
+        self.blocking.run(install).await
     }
 
     async fn advance(&self) -> Result<Lsn, HostError> {

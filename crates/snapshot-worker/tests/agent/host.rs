@@ -89,6 +89,12 @@ impl FakeHost {
         self.state.lock().unwrap().as_ref().map(|state| state.lsn.get())
     }
 
+    /// Cluster and log that the state in place says it belongs to.
+    pub(crate) fn identity(&self) -> Option<(Fingerprint, Incarnation)> {
+        let state = self.read(&self.dir).ok()?;
+        Some((state.fingerprint, state.incarnation))
+    }
+
     fn read(&self, dir: &Path) -> Result<State, HostError> {
         let corrupt = |detail: String| HostError::Corrupt(detail);
         let facts = fs::read(dir.join(FACTS)).map_err(|error| corrupt(error.to_string()))?;
@@ -179,8 +185,17 @@ impl PartitionHost for FakeHost {
         })
     }
 
-    async fn install(&self, dir: &Path, _manifest: &Manifest) -> Result<(), HostError> {
-        let state = self.read(dir)?;
+    async fn install(&self, dir: &Path, manifest: &Manifest) -> Result<(), HostError> {
+        let mut state = self.read(dir)?;
+        if manifest.origin.is_some() {
+            // Made this cluster's own where nobody looks, and only then put in place.
+            state.fingerprint = manifest.cluster.fingerprint;
+            state.incarnation = manifest.incarnation;
+            fs::write(
+                dir.join(FACTS),
+                serde_json::to_vec(&state).expect("facts have a JSON form"),
+            )?;
+        }
         if self.dir.exists() {
             fs::remove_dir_all(&self.dir)?;
         }

@@ -4,6 +4,7 @@
 
 mod export;
 mod fixture;
+mod fork;
 mod host;
 mod identity;
 mod restore;

@@ -12,6 +12,7 @@ pub mod store;
 pub mod trim;
 
 mod admin_client;
+mod cluster_fork;
 pub mod copy;
 mod render;
 pub mod restore;

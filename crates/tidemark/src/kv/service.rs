@@ -112,6 +112,8 @@ impl From<Refusal> for Status {
 }
 
 fn not_leader(partition: PartitionId, leader: Option<(Leadership, String)>) -> Status {
+    // A term without an address is one of the cluster this one was forked from.
+    let leader = leader.filter(|(_, address)| !address.is_empty());
     let message = match &leader {
         Some((leadership, address)) => {
             format!(

@@ -4,7 +4,8 @@ use crate::{
     agent::{CreateSnapshot, ExportEvent, LocalIdentity, PublishedExport},
     core::{LedBody, PartitionState, Record, ReplicaStatus},
     processor::{
-        ApplyError, Keyspace, PartitionHandle, StateFacts, StateMachine, Transaction, Worker, WorkerOptions,
+        ApplyError, Keyspace, PartitionHandle, StateEngine, StateFacts, StateMachine, Transaction, Worker,
+        WorkerOptions,
     },
 };
 use async_trait::async_trait;
@@ -15,7 +16,8 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, memory::InMemory, path::Path,
 };
 use partition_log::{
-    AppendError, Log, LogAdmin, LogError, LogInfo, ReadError, RecordStream, Registration, memory::MemoryLog,
+    AppendError, Base, Log, LogAdmin, LogError, LogInfo, ReadError, RecordStream, Registration,
+    memory::MemoryLog,
 };
 use snapshot_store::{
     ClusterIdentity, ClusterSpec, Entropy, Incarnation, IncarnationId, LeaderEpoch, Leadership, Lsn,
@@ -285,16 +287,25 @@ pub(super) struct Bed {
     pub(super) dir: tempfile::TempDir,
     pub(super) cluster: ClusterIdentity,
     pub(super) incarnation: Incarnation,
-    repository: Repository,
+    pub(super) repository: Repository,
     seams: Seams,
 }
 
 impl Bed {
     pub(super) async fn new() -> Self {
+        let bed = Self::without_logs(1, incarnation(2, 7)).await;
+        for partition in [P0, P1] {
+            bed.provision(partition, bed.incarnation).await;
+        }
+        bed
+    }
+
+    /// A store with an identity that follows from `seed`; its logs are to be of `incarnation`.
+    pub(super) async fn without_logs(seed: u64, incarnation: Incarnation) -> Self {
         let clock = ManualClock::at(Timestamp::from_millis(1_700_000_000_000));
         let seams = Seams {
             clock: Arc::new(clock),
-            entropy: Entropy::seeded(1),
+            entropy: Entropy::seeded(seed),
         };
         let store = Arc::new(CountingStore::default());
         let repository = Repository::with_store(
@@ -308,27 +319,33 @@ impl Bed {
             key_hash: KeyHash::Blake3Mod,
         };
         let cluster = repository.init(&spec).await.unwrap().cluster;
-        let bed = Bed {
+        Bed {
             log: MemoryLog::new(),
             store,
             dir: tempfile::tempdir().unwrap(),
             cluster,
-            incarnation: incarnation(2, 7),
+            incarnation,
             repository,
             seams,
-        };
-        for partition in [P0, P1] {
-            bed.provision(partition, bed.incarnation).await;
         }
-        bed
     }
 
     pub(super) async fn provision(&self, partition: PartitionId, incarnation: Incarnation) {
+        self.provision_after(partition, incarnation, None).await;
+    }
+
+    /// Creates a log that continues from `base`.
+    pub(super) async fn provision_after(
+        &self,
+        partition: PartitionId,
+        incarnation: Incarnation,
+        base: Option<Base>,
+    ) {
         let registration = Registration {
             partition,
             incarnation,
             fingerprint: self.cluster.fingerprint,
-            base: None,
+            base,
             sealed: false,
         };
         self.log.provision(registration).await.unwrap();
@@ -362,6 +379,18 @@ impl Bed {
 
     pub(super) fn start(&self, options: WorkerOptions) -> Worker {
         self.start_with(options, Arc::new(self.log.clone()), Machine { version: 1 })
+    }
+
+    pub(super) fn start_over(&self, options: WorkerOptions, engine: Arc<dyn StateEngine>) -> Worker {
+        Worker::start_with_engine(
+            options,
+            Arc::new(Machine { version: 1 }),
+            engine,
+            Arc::new(self.log.clone()),
+            self.repository.clone(),
+            self.seams.clone(),
+        )
+        .unwrap()
     }
 
     pub(super) fn start_with(&self, options: WorkerOptions, log: Arc<dyn Log>, machine: Machine) -> Worker {

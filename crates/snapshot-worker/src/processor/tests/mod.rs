@@ -2,7 +2,10 @@
 
 mod bed;
 mod blocked;
+mod forking;
 mod leading;
 mod proposing;
 mod replicas;
 mod restoring;
+
+pub(super) use forking::forked_manifest;
