@@ -231,11 +231,15 @@ impl SchedulerHandle {
             by: by.to_owned(),
             at: self.ctx.seams.clock.now(),
             reason: reason.to_owned(),
+            moved_to: None,
             unknown: Unknown::default(),
         };
         tracing::info!(%scope, by, reason, "paused");
         let change = |control: &mut Control| {
-            control.pauses.retain(|other| other.scope != scope);
+            // The seal of a moved repository is more than a pause: only `resume` takes it back.
+            control
+                .pauses
+                .retain(|other| other.scope != scope || other.moved_to.is_some());
             control.pauses.push(pause.clone());
         };
         let control = archive::change_control(&self.ctx, change).await?;

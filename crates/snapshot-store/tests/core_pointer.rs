@@ -9,7 +9,7 @@ use snapshot_store::{
     Incarnation, Lsn, PartitionId,
     core::{
         DeleteFacts, DeleteScope, KeepReason, PointerCandidate, PointerFloor, ReplaceRefusal, may_delete,
-        may_replace_pointer, retained_after,
+        may_replace_pointer, retained_after, retained_after_move,
     },
     format::{Certificate, Pointer, PointerEntry, SnapshotDirectory},
 };
@@ -275,6 +275,28 @@ fn an_older_generation_goes_only_when_it_is_named_and_a_newer_one_is_certified()
     // The new life has not been certified yet: the certificate still is the old one's.
     let before = certificate(700, &[entry(800)]);
     assert_eq!(check(old, Some(&before), 1), Err(KeepReason::Inconsistent));
+}
+
+#[test]
+fn a_moved_pointer_keeps_what_was_moved_and_what_the_certificate_there_names() {
+    let moved = pointer(vec![entry(500), entry(400)]);
+    let lsns = |entries: Vec<PointerEntry>| -> Vec<u64> {
+        entries.into_iter().map(|entry| entry.lsn.get()).collect()
+    };
+    let there = pointer(vec![entry(450), entry(300), entry(200)]);
+    let names = certificate(200, &[entry(300), entry(200)]);
+    assert_eq!(lsns(retained_after_move(&moved, None, None)), [500, 400]);
+    assert_eq!(lsns(retained_after_move(&moved, Some(&there), None)), [500, 400]);
+    assert_eq!(
+        lsns(retained_after_move(&moved, Some(&there), Some(&names))),
+        [500, 400, 300, 200]
+    );
+    // Two snapshots of one state: the one that a trim rests on.
+    let twin = entry_of(incarnation(1), 400, 9_999);
+    let there = pointer(vec![twin.clone()]);
+    let names = certificate(400, std::slice::from_ref(&twin));
+    let kept = retained_after_move(&moved, Some(&there), Some(&names));
+    assert_eq!(kept, [entry(500), twin]);
 }
 
 #[test]

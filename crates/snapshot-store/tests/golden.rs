@@ -67,6 +67,7 @@ fn cluster_identity_keeps_its_form() {
             key_hash: KeyHash::Blake3Mod,
             incarnations,
             created_at: at(0),
+            forked_from: None,
             unknown: Unknown::default(),
         },
     );
@@ -92,6 +93,7 @@ fn control_state_keeps_its_form() {
         by: "ops".to_owned(),
         at: at(1),
         reason: "migration".to_owned(),
+        moved_to: None,
         unknown: Unknown::default(),
     };
     let hold = |reason| StickyHold {

@@ -250,6 +250,9 @@ mod tests {
             "tidemark store check s3://bucket/prefix --store-option region=eu-central-1 --prune",
             "tidemark snapshots verify --level restore --store file:///tmp/b --scratch /tmp --bytes-per-second 1000000",
             "tidemark snapshots sweep --store file:///tmp/b --partition 3 --generation 1 --delete",
+            "tidemark snapshots copy file:///tmp/a s3://b/c --move --dst-option region=r --partitions 0,3-5",
+            "tidemark snapshots copy s3://a/b file:///tmp/c --fork --name clone --at 7 --store-option region=r",
+            "tidemark snapshots restore 3 --store file:///tmp/b --to /tmp/p3 --at 100",
             "tidemark trim plan",
             "tidemark trim run 0 1 --force",
             "tidemark explain 3",
@@ -264,6 +267,14 @@ mod tests {
             "tidemark log info",
             "tidemark cluster init --name a --partitions 8 --store file:///tmp/b --log-admin http://127.0.0.1:7301",
         ];
+        for wrong in [
+            "tidemark snapshots copy file:///tmp/a file:///tmp/b",
+            "tidemark snapshots copy file:///tmp/a file:///tmp/b --move --fork",
+            "tidemark snapshots copy file:///tmp/a file:///tmp/b --move --at 7",
+            "tidemark snapshots copy file:///tmp/a file:///tmp/b --move --name clone",
+        ] {
+            assert!(Cli::try_parse_from(wrong.split(' ')).is_err(), "{wrong}");
+        }
         for call in calls {
             let parsed = Cli::try_parse_from(call.split(' '));
             assert!(parsed.is_ok(), "{call}: {:?}", parsed.err());

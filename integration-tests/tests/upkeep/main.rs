@@ -1,6 +1,7 @@
-//! `snapshots verify` and `snapshots sweep` as operators call them, on repositories with everything in them that can be
+//! `snapshots verify`, `sweep`, `copy` and `restore` as operators call them, on repositories with everything in them that can be
 //! wrong.
 
 mod bucket;
+mod copy;
 mod sweep;
 mod verify;

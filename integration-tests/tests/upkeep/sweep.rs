@@ -111,6 +111,7 @@ async fn a_paused_partition_is_not_deleted_from() -> anyhow::Result<()> {
         by: "ann".to_owned(),
         at: snapshot_store::Seams::real().clock.now(),
         reason: "looking at it".to_owned(),
+        moved_to: None,
         unknown: Unknown::default(),
     });
     bucket.write(Keys::CONTROL, control.encode())?;

@@ -3,7 +3,11 @@
 use crate::cluster::{Cluster, node, p, policy};
 use snapshot_proto::v1;
 use snapshot_scheduler::{SchedulerOptions, TrimMode, TrimResult};
-use snapshot_store::{Lsn, core::HoldReason, format::PauseScope};
+use snapshot_store::{
+    Lsn,
+    core::HoldReason,
+    format::{Pause, PauseScope, Unknown},
+};
 use std::time::Duration;
 
 #[tokio::test(start_paused = true)]
@@ -77,6 +81,42 @@ async fn a_log_that_is_away_for_one_partition_stops_no_other() {
         .until("trimmed", |running| running.partition(1).trim_point == Some(100))
         .await;
     running.until_held(0, HoldReason::LogUnavailable).await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_seal_of_a_moved_repository_is_obeyed_and_no_pause_displaces_it() {
+    let cluster = Cluster::new(1).await;
+    let seal = Pause {
+        scope: PauseScope::Cluster,
+        by: "ann".to_owned(),
+        at: cluster.shared.seams.clock.now(),
+        reason: "moved to s3://new/place".to_owned(),
+        moved_to: Some("s3://new/place".to_owned()),
+        unknown: Unknown::default(),
+    };
+    let (repository, identity) = (&cluster.shared.repository, &cluster.shared.record.cluster);
+    repository
+        .update_control(identity, |control| control.pauses = vec![seal.clone()])
+        .await
+        .unwrap();
+    let running = cluster.start(policy());
+    cluster.append(p(0), 300).await;
+    running.until_held(0, HoldReason::Paused).await;
+    let paused = running
+        .handle
+        .pause(PauseScope::Cluster, "ops", "too")
+        .await
+        .unwrap();
+    assert_eq!(paused.seal(), Some(&seal));
+    assert_eq!(paused.pauses.len(), 2);
+    let resumed = running.handle.resume(PauseScope::Cluster).await.unwrap();
+    assert_eq!(resumed.pauses, []);
+    running
+        .until("archived", |running| {
+            running.partition(0).archived_lsn == Some(300)
+        })
+        .await;
     running.stop().await;
 }
 

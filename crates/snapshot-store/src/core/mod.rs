@@ -18,7 +18,7 @@ mod trim;
 pub use delete::{DeleteFacts, DeleteScope, KeepReason, may_delete};
 pub use hold::HoldReason;
 pub use replace::{PointerCandidate, PointerFloor, ReplaceRefusal, may_replace_pointer};
-pub use retention::retained_after;
+pub use retention::{retained_after, retained_after_move};
 pub use trim::{
     LogFacts, ReplicaNeed, SnapshotTrust, TrimBound, TrimDecision, TrimFacts, TrimGrant, TrimRule, trim_up_to,
 };

@@ -1,4 +1,4 @@
-//! `cluster.json`: who the cluster is. Written once by `cluster init`, immutable.
+//! `cluster.json`: who the cluster is. Written once, by `cluster init` or a copy of the whole repository, immutable.
 
 use super::{Stored, Unknown};
 use crate::vocabulary::{ClusterIdentity, Incarnation, PartitionId, Timestamp};
@@ -36,8 +36,11 @@ pub struct ClusterRecord {
     pub key_hash: KeyHash,
     /// First incarnation of each partition's log.
     pub incarnations: BTreeMap<PartitionId, Incarnation>,
-    /// When `cluster init` wrote it.
+    /// When it was created.
     pub created_at: Timestamp,
+    /// The cluster whose snapshots a fork copied here; absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forked_from: Option<ClusterIdentity>,
     /// Fields that a later version wrote.
     #[serde(flatten)]
     pub unknown: Unknown,

@@ -35,6 +35,9 @@ pub struct Pause {
     pub at: Timestamp,
     /// Why.
     pub reason: String,
+    /// URL of the repository that took this one's place: the pause is a seal. Absent for any other pause.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved_to: Option<String>,
     /// Fields that a later version wrote.
     #[serde(flatten)]
     pub unknown: Unknown,
@@ -100,6 +103,11 @@ impl Control {
     pub fn pause_of(&self, partition: PartitionId) -> Option<&Pause> {
         let covering = |scope| self.pauses.iter().find(move |pause| pause.scope == scope);
         covering(PauseScope::Cluster).or_else(|| covering(PauseScope::Partition(partition)))
+    }
+
+    /// Returns the seal of a repository that was moved elsewhere.
+    pub fn seal(&self) -> Option<&Pause> {
+        self.pauses.iter().find(|pause| pause.moved_to.is_some())
     }
 
     /// Returns the sticky holds of `partition`.

@@ -85,8 +85,6 @@ impl Repository {
                 up_to: draft.up_to,
             });
         }
-        self.ensure_capable().await?;
-        let key = Keys::certificate(draft.partition);
         let certificate = Certificate {
             cluster: draft.cluster,
             partition: draft.partition,
@@ -98,10 +96,20 @@ impl Repository {
             issued_at: self.seams().clock.now(),
             unknown: Unknown::default(),
         };
+        self.put_certificate(certificate).await
+    }
+
+    /// Writes `certificate`, whose write id nobody else has, only if `(generation, up_to)` grows.
+    pub(super) async fn put_certificate(
+        &self,
+        certificate: Certificate,
+    ) -> Result<Versioned<Certificate>, CertificateError> {
+        self.ensure_capable().await?;
+        let key = Keys::certificate(certificate.partition);
         let bytes = certificate.encode();
         let mut unclear = None;
         for tries in 1..=WRITE_TRIES {
-            let current = self.certificate(draft.partition).await?;
+            let current = self.certificate(certificate.partition).await?;
             if let Some(current) = current.as_ref()
                 && current.value.write_id == certificate.write_id
             {
@@ -126,7 +134,7 @@ impl Repository {
             }
             self.pause(tries).await;
         }
-        match (self.certificate(draft.partition).await?, unclear) {
+        match (self.certificate(certificate.partition).await?, unclear) {
             (Some(current), _) if current.value.write_id == certificate.write_id => Ok(current),
             (_, Some(source)) => Err(StoreError::Indeterminate { key, source }.into()),
             (_, None) => Err(StoreError::Contended {

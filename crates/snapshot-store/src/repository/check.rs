@@ -8,7 +8,7 @@ use super::{
     anomaly::{Anomaly, AnomalyKind},
     error::{ContentCheck, ManifestError, StoreError},
     limits::Lane,
-    upload::{PART_BYTES, blocking},
+    source::{PART_BYTES, blocking},
 };
 use crate::{
     format::{Keys, Manifest, ManifestFile, PointerEntry},
@@ -168,7 +168,8 @@ impl Repository {
         })
     }
 
-    async fn check_file(
+    /// Reads one file and compares its hash.
+    pub(super) async fn check_file(
         &self,
         partition: PartitionId,
         entry: &PointerEntry,
@@ -212,7 +213,9 @@ impl Repository {
     }
 }
 
-struct CheckedFile {
+/// What a check of one file came to.
+pub(super) struct CheckedFile {
     bytes_read: u64,
-    anomaly: Option<Anomaly>,
+    /// What is wrong with it.
+    pub(super) anomaly: Option<Anomaly>,
 }

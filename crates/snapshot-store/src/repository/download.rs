@@ -13,7 +13,7 @@ use super::{
     check::{FILES_AT_ONCE, PARTS_AT_ONCE, parts_of, unreadable_part, wrong_hash},
     error::StoreError,
     limits::Lane,
-    upload::{at, blocking},
+    source::{at, blocking},
 };
 use crate::{
     format::{Keys, Manifest, ManifestFile, PointerEntry},

@@ -72,18 +72,24 @@ pub enum InitError {
     Store(#[from] StoreError),
 }
 
+/// Checks that `name` can name a cluster.
+pub(super) fn check_name(name: &str) -> Result<(), InitError> {
+    const NAME_MAX: usize = 64;
+    let printable = name.chars().all(|c| !c.is_control()) && !name.trim().is_empty();
+    if printable && name.chars().count() <= NAME_MAX {
+        return Ok(());
+    }
+    Err(InitError::Name {
+        name: name.chars().take(80).collect(),
+    })
+}
+
 impl ClusterSpec {
     /// The most partitions a cluster can have.
     pub const PARTITIONS_MAX: u32 = 65_536;
-    const NAME_MAX: usize = 64;
 
     fn check(&self) -> Result<(), InitError> {
-        let printable = self.name.chars().all(|c| !c.is_control()) && !self.name.trim().is_empty();
-        if !printable || self.name.chars().count() > Self::NAME_MAX {
-            return Err(InitError::Name {
-                name: self.name.chars().take(80).collect(),
-            });
-        }
+        check_name(&self.name)?;
         if !(1..=Self::PARTITIONS_MAX).contains(&self.partitions) {
             return Err(InitError::Partitions {
                 partitions: self.partitions,
@@ -111,7 +117,7 @@ impl Repository {
             Some(record) => record,
             None => {
                 self.refuse_if_in_use(Keys::CLUSTER).await?;
-                self.create_cluster(spec).await?
+                self.create_cluster(self.draw_identity(spec)).await?
             }
         };
         let same_shape = record.cluster.name == spec.name
@@ -123,11 +129,13 @@ impl Repository {
                 partitions: record.partitions,
             });
         }
-        self.create_control(&record.cluster).await?;
+        let control = Control::empty(record.cluster.clone(), WriteId::new(self.0.seams.ulid()));
+        self.create_control(control).await?;
         Ok(record)
     }
 
-    async fn create_folder(&self) -> Result<(), InitError> {
+    /// Creates the folder of a `file://` store.
+    pub(super) async fn create_folder(&self) -> Result<(), InitError> {
         match &self.0.folder {
             None => Ok(()),
             Some(folder) => tokio::fs::create_dir_all(folder)
@@ -140,8 +148,7 @@ impl Repository {
     }
 
     /// Creates `cluster.json` and returns what is in force: ours, or that of somebody who was faster.
-    async fn create_cluster(&self, spec: &ClusterSpec) -> Result<ClusterRecord, InitError> {
-        let record = self.draw_identity(spec);
+    pub(super) async fn create_cluster(&self, record: ClusterRecord) -> Result<ClusterRecord, InitError> {
         match self.put_if(Keys::CLUSTER, record.encode(), None).await {
             Ok(_) => Ok(record),
             Err(source) => match self.cluster().await? {
@@ -169,27 +176,33 @@ impl Repository {
                 .map(|p| (PartitionId::new(p), first_life()))
                 .collect(),
             created_at: clock.now(),
+            forked_from: None,
             unknown: Unknown::default(),
         }
     }
 
-    async fn create_control(&self, cluster: &ClusterIdentity) -> Result<(), InitError> {
+    /// Creates `control.json` if there is none, and returns whether there was none.
+    pub(super) async fn create_control(&self, control: Control) -> Result<bool, InitError> {
+        let cluster = &control.cluster;
         if let Some(found) = self.control().await? {
-            return Ok(check_owner(Keys::CONTROL, &found.value.cluster, cluster)?);
+            check_owner(Keys::CONTROL, &found.value.cluster, cluster)?;
+            return Ok(false);
         }
         self.refuse_if_in_use(Keys::CONTROL).await?;
-        let control = Control::empty(cluster.clone(), WriteId::new(self.0.seams.ulid()));
         match self.put_if(Keys::CONTROL, control.encode(), None).await {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(true),
             Err(source) => match self.control().await? {
-                Some(found) => Ok(check_owner(Keys::CONTROL, &found.value.cluster, cluster)?),
+                Some(found) => {
+                    check_owner(Keys::CONTROL, &found.value.cluster, cluster)?;
+                    Ok(found.value.write_id == control.write_id)
+                }
                 None => Err(StoreError::from_client("create", Keys::CONTROL, source).into()),
             },
         }
     }
 
     /// Refuses when any partition found in the store has a pointer or a certificate.
-    async fn refuse_if_in_use(&self, missing: &'static str) -> Result<(), InitError> {
+    pub(super) async fn refuse_if_in_use(&self, missing: &'static str) -> Result<(), InitError> {
         let partitions: Vec<PartitionId> = self
             .list_folders("")
             .await?

@@ -6,8 +6,8 @@
 
 use super::{
     error::StoreError,
+    source::{at, blocking},
     survey::StoredSize,
-    upload::{at, blocking},
 };
 use crate::format::SnapshotDirectory;
 use std::{

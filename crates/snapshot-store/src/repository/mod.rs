@@ -6,6 +6,8 @@
 //! | `read` | reads pointer, certificate, control state, manifest: one GET each |
 //! | `snapshot_upload`, `publish`, `upload`, `reuse` | makes a finished checkpoint a published snapshot |
 //! | `certificate`, `control` | the two other mutable objects |
+//! | `source` | where an upload takes its files from: this machine, or another repository |
+//! | `copy` | moves or forks a cluster's snapshots to another repository |
 //! | `check`, `download` | verifies a snapshot in the store, brings one back |
 //! | `open`, `options` | turns a URL and options into a store |
 //! | `limits` | one budget of requests and bytes for all transfers of a process |
@@ -21,6 +23,7 @@ mod capability;
 mod certificate;
 mod check;
 mod control;
+mod copy;
 mod download;
 mod error;
 mod init;
@@ -35,6 +38,7 @@ mod read;
 mod request;
 mod reuse;
 mod snapshot_upload;
+mod source;
 mod survey;
 mod sweep;
 mod upload;
@@ -42,6 +46,10 @@ mod verify;
 
 pub use anomaly::{Anomaly, AnomalyKind, Severity};
 pub use certificate::{CertificateDraft, CertificateError};
+pub use copy::{
+    CopiedPartition, CopiedSnapshot, CopyError, CopyFault, CopyOutcome, CopyReport, ForkRequest, MoveRequest,
+    PassedOver,
+};
 pub use download::DownloadError;
 pub use error::{ContentCheck, ManifestError, StoreError};
 pub use init::{ClusterSpec, InitError};

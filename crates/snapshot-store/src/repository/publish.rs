@@ -32,7 +32,8 @@ use super::{
     error::StoreError,
     request::PutFault,
     reuse::Reusable,
-    upload::{UploadPlan, list_files, manifest_key},
+    source::list_files,
+    upload::{UploadPlan, manifest_key},
 };
 use crate::{
     core::{PointerFloor, ReplaceRefusal, may_replace_pointer, retained_after},
@@ -134,6 +135,65 @@ impl PublishError {
     }
 }
 
+/// A pointer that wants to take the place of the present one, whatever it comes from.
+pub(super) trait PointerSwap: Sync {
+    /// Its partition.
+    fn partition(&self) -> PartitionId;
+
+    /// Its latest snapshot, all of which is in the store.
+    fn entry(&self) -> &PointerEntry;
+
+    /// Decides on what was just read, by `may_replace_pointer`: `None` means go on, `Some` that nothing is to be done any
+    /// more.
+    fn decide(
+        &self,
+        current: Option<&Versioned<Pointer>>,
+        certificate: Option<&Versioned<Certificate>>,
+    ) -> Result<Option<Published>, PublishError>;
+
+    /// Returns what is to be written over what was just read.
+    fn next(
+        &self,
+        current: Option<&Versioned<Pointer>>,
+        certificate: Option<&Versioned<Certificate>>,
+    ) -> Pointer;
+}
+
+/// The swap of a finished upload.
+struct PublishSwap<'a> {
+    repository: &'a Repository,
+    upload: &'a SnapshotUpload,
+    entry: &'a PointerEntry,
+}
+
+impl PointerSwap for PublishSwap<'_> {
+    fn partition(&self) -> PartitionId {
+        self.upload.partition
+    }
+
+    fn entry(&self) -> &PointerEntry {
+        self.entry
+    }
+
+    fn decide(
+        &self,
+        current: Option<&Versioned<Pointer>>,
+        certificate: Option<&Versioned<Certificate>>,
+    ) -> Result<Option<Published>, PublishError> {
+        self.repository
+            .decide(self.upload, current, certificate, Some(self.entry))
+    }
+
+    fn next(
+        &self,
+        current: Option<&Versioned<Pointer>>,
+        certificate: Option<&Versioned<Certificate>>,
+    ) -> Pointer {
+        self.repository
+            .next_pointer(self.upload, self.entry, current, certificate)
+    }
+}
+
 /// What step 1 found.
 enum Examined {
     /// The pointer names the snapshot already.
@@ -158,7 +218,7 @@ fn indeterminate(partition: PartitionId, key: String, source: Box<object_store::
 }
 
 /// The entry for a finished upload.
-fn entry_for(manifest: &Manifest, manifest_hash: ContentHash) -> PointerEntry {
+pub(super) fn entry_for(manifest: &Manifest, manifest_hash: ContentHash) -> PointerEntry {
     PointerEntry {
         snapshot_id: manifest.snapshot_id,
         incarnation: manifest.incarnation,
@@ -191,7 +251,14 @@ impl Repository {
     ) -> Result<Published, PublishError> {
         match self.prepare(upload, progress, cancel).await? {
             Prepared::AlreadyPublished(published) => Ok(published),
-            Prepared::Uploaded(entry) => self.swap_pointer(upload, &entry).await,
+            Prepared::Uploaded(entry) => {
+                let swap = PublishSwap {
+                    repository: self,
+                    upload,
+                    entry: &entry,
+                };
+                self.swap_pointer(&swap).await
+            }
         }
     }
 
@@ -208,7 +275,7 @@ impl Repository {
             Examined::Wanted(reusable) => reusable,
         };
         let directory = format!("{}/{}", upload.partition, upload.directory());
-        let files = list_files(&upload.dir).await?;
+        let files = list_files(&upload.dir).await.map_err(PublishError::Local)?;
         progress.total(files.iter().map(|file| file.bytes).sum());
         let plan = UploadPlan {
             directory: &directory,
@@ -257,17 +324,14 @@ impl Repository {
     }
 
     /// Step 4: swaps the pointer, deciding anew on each read.
-    async fn swap_pointer(
-        &self,
-        upload: &SnapshotUpload,
-        entry: &PointerEntry,
-    ) -> Result<Published, PublishError> {
-        let key = Keys::pointer(upload.partition);
+    pub(super) async fn swap_pointer(&self, swap: &impl PointerSwap) -> Result<Published, PublishError> {
+        let partition = swap.partition();
+        let key = Keys::pointer(partition);
         // A put without a clear answer, and the version it asked for: as long as the pointer still is that version,
         // the put may yet land.
         let mut pending: Option<(Option<UpdateVersion>, Box<object_store::Error>)> = None;
         for tries in 0..=SWAP_TRIES {
-            let read = self.pointer_and_certificate(upload.partition).await;
+            let read = self.pointer_and_certificate(partition).await;
             let (current, certificate) = match (read, pending.take()) {
                 (Ok(read), still) => {
                     let version = read.0.as_ref().map(|current| current.version.clone());
@@ -275,31 +339,31 @@ impl Repository {
                     read
                 }
                 (Err(error), None) => return Err(error.into()),
-                (Err(_), Some((_, source))) => return Err(indeterminate(upload.partition, key, source)),
+                (Err(_), Some((_, source))) => return Err(indeterminate(partition, key, source)),
             };
             match (
-                self.decide(upload, current.as_ref(), certificate.as_ref(), Some(entry)),
+                swap.decide(current.as_ref(), certificate.as_ref()),
                 pending.take(),
             ) {
                 (Ok(Some(done)), _) => return Ok(done),
                 (Ok(None), still) => pending = still,
                 (Err(PublishError::Refused { .. }), Some((_, source))) => {
-                    return Err(indeterminate(upload.partition, key, source));
+                    return Err(indeterminate(partition, key, source));
                 }
                 (Err(error), _) => return Err(error),
             }
             if tries == SWAP_TRIES {
                 break;
             }
-            let pointer = self.next_pointer(upload, entry, current.as_ref(), certificate.as_ref());
+            let pointer = swap.next(current.as_ref(), certificate.as_ref());
             let version = current.map(|current| current.version);
             let Err(error) = self.put_if(&key, pointer.encode(), version.clone()).await else {
                 return Ok(Published {
-                    entry: entry.clone(),
+                    entry: swap.entry().clone(),
                     pointer,
                 });
             };
-            tracing::debug!(partition = %upload.partition, %error, tries, "pointer swap failed: reading again");
+            tracing::debug!(%partition, %error, tries, "pointer swap failed: reading again");
             match (PutFault::of(&key, error), &pending) {
                 (PutFault::Lost, _) => {}
                 (PutFault::Unclear(source), _) => pending = Some((version, source)),
@@ -309,7 +373,7 @@ impl Repository {
             self.pause(tries + 1).await;
         }
         match pending {
-            Some((_, source)) => Err(indeterminate(upload.partition, key, source)),
+            Some((_, source)) => Err(indeterminate(partition, key, source)),
             None => Err(StoreError::Contended {
                 key,
                 tries: SWAP_TRIES,
@@ -318,7 +382,8 @@ impl Repository {
         }
     }
 
-    async fn pointer_and_certificate(
+    /// Reads both, the certificate first: what it names, the pointer still retains.
+    pub(super) async fn pointer_and_certificate(
         &self,
         partition: PartitionId,
     ) -> Result<(Option<Versioned<Pointer>>, Option<Versioned<Certificate>>), StoreError> {

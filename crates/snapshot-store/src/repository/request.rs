@@ -143,14 +143,19 @@ impl Repository {
         key: &str,
         range: Range<u64>,
     ) -> Result<(Bytes, Permit<'_>), Error> {
-        let path = self.path(key);
         let permit = self.0.limits.admit(lane, range.end - range.start).await;
+        Ok((self.get_range(key, range).await?, permit))
+    }
+
+    /// Reads a range of an object for which the caller holds a permit.
+    pub(super) async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, Error> {
+        let path = self.path(key);
         let options = GetOptions {
             range: Some(GetRange::Bounded(range)),
             ..Default::default()
         };
         let read = || async { self.store().get_opts(&path, options.clone()).await?.bytes().await };
-        Ok((self.repeat(PART_DEADLINE, read).await?, permit))
+        self.repeat(PART_DEADLINE, read).await
     }
 
     /// Copies an object of `bytes` inside the store. After an error nothing is known of `to`, which nobody else uses: it is

@@ -93,6 +93,11 @@ macro_rules! ulid_type {
             pub const fn new(id: Ulid) -> Self {
                 $name(id)
             }
+
+            /// Returns the drawn id.
+            pub const fn get(self) -> Ulid {
+                self.0
+            }
         }
 
         impl fmt::Display for $name {

@@ -281,6 +281,7 @@ fn pause(name: &str) -> Pause {
         by: name.to_owned(),
         at: at(1),
         reason: "test".to_owned(),
+        moved_to: None,
         unknown: Unknown::default(),
     }
 }

@@ -7,6 +7,9 @@ mod common;
 mod faults;
 
 mod capability;
+mod copy;
+mod copy_faults;
+mod copy_fork;
 mod documents;
 mod download;
 mod incremental;

@@ -12,7 +12,9 @@ pub mod store;
 pub mod trim;
 
 mod admin_client;
+pub mod copy;
 mod render;
+pub mod restore;
 mod store_args;
 pub mod sweep;
 pub mod verify;

@@ -1,8 +1,11 @@
-//! `snapshots list|show|create|verify|sweep`.
+//! `snapshots list|show|create|verify|sweep|copy|restore`.
 
 use super::{
-    AdminArgs, StoreOptionArgs, exit, render,
-    sweep::{SweepArgs, sweep},
+    AdminArgs, StoreOptionArgs,
+    copy::{self, CopyArgs},
+    exit, render,
+    restore::{self, RestoreArgs},
+    sweep::{self, SweepArgs, sweep},
     verify::{VerifyArgs, verify},
 };
 use crate::output::{OutputFormat, bytes, duration_ms, progress_bar, table};
@@ -61,17 +64,14 @@ Examples:
   tidemark snapshots verify --level restore --store file:///mnt/bucket --scratch /mnt/large")]
     Verify(VerifyArgs),
     /// Say what lies in the repository and nothing depends on any more; delete it.
-    #[command(after_help = "\
-Lists every snapshot directory with what it is and, where it stays, why; with --delete those go that may. What may go
-lies below the pointer, below what the last trim was certified for and below the snapshots it rested on; an upload in
-progress never does, so this can run at any time, and be interrupted and repeated. Objects that Tidemark did not write
-are named and never touched. What is paused or held is not deleted from.
-
-Examples:
-  tidemark snapshots sweep --store file:///mnt/bucket
-  tidemark snapshots sweep --store file:///mnt/bucket --delete
-  tidemark snapshots sweep --store file:///mnt/bucket --partition 3 --generation 1 --delete")]
+    #[command(after_help = sweep::EXAMPLES)]
     Sweep(SweepArgs),
+    /// Copy all snapshots to another repository: move the cluster there, or fork another cluster.
+    #[command(after_help = copy::EXAMPLES)]
+    Copy(CopyArgs),
+    /// Download a snapshot, verified, into a new folder to look into.
+    #[command(after_help = restore::EXAMPLES)]
+    Restore(RestoreArgs),
 }
 
 /// Which snapshots, and where to read about them.
@@ -133,6 +133,8 @@ impl SnapshotsCommand {
             SnapshotsCommand::Create(args) => create(args, output).await,
             SnapshotsCommand::Verify(args) => verify(args, output).await,
             SnapshotsCommand::Sweep(args) => sweep(args, output).await,
+            SnapshotsCommand::Copy(args) => copy::copy(args, output).await,
+            SnapshotsCommand::Restore(args) => restore::restore(args, output).await,
         }
     }
 }

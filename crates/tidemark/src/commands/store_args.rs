@@ -28,10 +28,24 @@ impl StoreOptionArgs {
     /// # Errors
     /// When URL or options cannot be used.
     pub fn open_within(&self, url: &str, bytes_per_second: Option<NonZeroU64>) -> anyhow::Result<Repository> {
-        let mut options = StoreOptions::for_client(self.options.iter().cloned());
-        options.transfer.bytes_per_second = bytes_per_second.map(NonZeroU64::get);
-        Repository::open_with(url, &options, Seams::real()).context("--store")
+        open_within(url, &self.options, bytes_per_second).context("--store")
     }
+
+    /// Returns the options as they were given.
+    pub(super) fn pairs(&self) -> &[(String, String)] {
+        &self.options
+    }
+}
+
+/// Opens the repository at `url` for transfers of at most `bytes_per_second`, where that is given.
+pub(super) fn open_within(
+    url: &str,
+    options: &[(String, String)],
+    bytes_per_second: Option<NonZeroU64>,
+) -> anyhow::Result<Repository> {
+    let mut options = StoreOptions::for_client(options.iter().cloned());
+    options.transfer.bytes_per_second = bytes_per_second.map(NonZeroU64::get);
+    Ok(Repository::open_with(url, &options, Seams::real())?)
 }
 
 /// Opens the repository at `url` with options of its client.

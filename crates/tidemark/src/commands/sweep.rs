@@ -12,6 +12,17 @@ use snapshot_store::{
 };
 use std::{collections::BTreeSet, process::ExitCode};
 
+pub(super) const EXAMPLES: &str = "\
+Lists every snapshot directory with what it is and, where it stays, why; with --delete those go that may. What may go
+lies below the pointer, below what the last trim was certified for and below the snapshots it rested on; an upload in
+progress never does, so this can run at any time, and be interrupted and repeated. Objects that Tidemark did not write
+are named and never touched. What is paused or held is not deleted from.
+
+Examples:
+  tidemark snapshots sweep --store file:///mnt/bucket
+  tidemark snapshots sweep --store file:///mnt/bucket --delete
+  tidemark snapshots sweep --store file:///mnt/bucket --partition 3 --generation 1 --delete";
+
 /// Arguments of `snapshots sweep`.
 #[derive(Debug, Args)]
 pub struct SweepArgs {
@@ -293,6 +304,7 @@ mod tests {
             by: "ann".to_owned(),
             at: Timestamp::from_millis(1),
             reason: "maintenance".to_owned(),
+            moved_to: None,
             unknown: Default::default(),
         });
         assert!(held_back(Some(&paused), P3).is_some_and(|reason| reason.contains("ann")));

@@ -13,7 +13,7 @@ pub mod log;
 mod log_metrics;
 mod metrics;
 mod serve;
-mod stop;
+pub(crate) mod stop;
 pub mod worker;
 
 pub use error::RoleError;

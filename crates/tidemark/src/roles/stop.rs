@@ -20,7 +20,7 @@ const EXIT_FORCED: i32 = 130;
 ///
 /// # Errors
 /// When signals cannot be listened to.
-pub(super) fn requested(exit_on_stdin_close: bool) -> std::io::Result<CancellationToken> {
+pub(crate) fn requested(exit_on_stdin_close: bool) -> std::io::Result<CancellationToken> {
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
