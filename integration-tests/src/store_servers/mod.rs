@@ -83,8 +83,7 @@ impl StoreServer {
                 // It would report to its maker.
                 .arg("--disableTelemetry")
                 .args(["--blobHost", "127.0.0.1", "--blobPort", &port.to_string()])
-                .arg("--location")
-                .arg(folder);
+                .current_dir(folder);
             command
         })
         .await?;

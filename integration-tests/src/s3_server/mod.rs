@@ -7,6 +7,8 @@
 //! Two kinds are wrong on purpose, as some servers are, and must be refused by the capability check: [`Locking::None`]
 //! leaves the lock out and is right for one writer at a time; [`Locking::Unconditional`] takes no notice of conditions.
 
+mod listing;
+
 use anyhow::Context;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -248,6 +250,22 @@ macro_rules! operations {
                 .await
             })*
 
+            async fn list_objects_v2(
+                &self,
+                request: S3Request<ListObjectsV2Input>,
+            ) -> S3Result<S3Response<ListObjectsV2Output>> {
+                self.check_bucket(&request.input.bucket)?;
+                let buckets = self.clone();
+                to_the_end(async move {
+                    let _guard = buckets.read().await;
+                    let bucket = buckets.0.folder.join(&request.input.bucket);
+                    let listed = tokio::task::spawn_blocking(move || listing::list(&bucket, request.input));
+                    let listed = listed.await.map_err(S3Error::internal_error)?;
+                    Ok(S3Response::new(listed.map_err(S3Error::internal_error)?))
+                })
+                .await
+            }
+
             async fn create_multipart_upload(
                 &self,
                 request: S3Request<CreateMultipartUploadInput>,
@@ -296,7 +314,6 @@ operations! {
     read head_object HeadObjectInput HeadObjectOutput;
     read list_buckets ListBucketsInput ListBucketsOutput;
     read list_objects ListObjectsInput ListObjectsOutput;
-    read list_objects_v2 ListObjectsV2Input ListObjectsV2Output;
     read upload_part UploadPartInput UploadPartOutput;
     read upload_part_copy UploadPartCopyInput UploadPartCopyOutput;
     read list_parts ListPartsInput ListPartsOutput;
