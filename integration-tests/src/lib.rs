@@ -5,12 +5,16 @@
 //! - [`bucket`]: an independent reader of the object store: plain JSON and hashes, none of the project's own code.
 //! - [`replicas`]: what each replica holds, read over gRPC.
 //! - [`s3_server`]: an S3 server on loopback, in a process of its own or in that of a test.
+//! - [`store_servers`]: object store servers of other makes.
+//! - [`fault_proxy`]: what stands between a client and a server and breaks what passes, by a plan.
 
 pub mod bucket;
 mod cluster;
+pub mod fault_proxy;
 mod node;
 pub mod replicas;
 pub mod s3_server;
+pub mod store_servers;
 
 pub use cluster::{TestCluster, binary};
 pub use node::SingleNode;
