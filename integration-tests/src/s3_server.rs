@@ -45,7 +45,7 @@ pub struct S3Server {
 }
 
 impl S3Server {
-    /// The key id that it accepts.
+    /// The key id that it accepts, unless it was started for another one.
     pub const ACCESS_KEY: &str = "TIDEMARKTEST";
     /// The secret that belongs to it.
     pub const SECRET_KEY: &str = "tidemark-test-secret";
@@ -55,13 +55,36 @@ impl S3Server {
     /// # Errors
     /// When the folder cannot be used or the address is taken.
     pub async fn start(address: &str, folder: &Path, bucket: &str, locking: Locking) -> anyhow::Result<Self> {
+        Self::start_for(
+            Self::ACCESS_KEY,
+            Self::SECRET_KEY,
+            address,
+            folder,
+            bucket,
+            locking,
+        )
+        .await
+    }
+
+    /// Like [`S3Server::start`], accepting `access_key` with `secret_key`.
+    ///
+    /// # Errors
+    /// When the folder cannot be used or the address is taken.
+    pub async fn start_for(
+        access_key: &str,
+        secret_key: &str,
+        address: &str,
+        folder: &Path,
+        bucket: &str,
+        locking: Locking,
+    ) -> anyhow::Result<Self> {
         let path = folder.join(bucket);
         std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
         let files =
             FileSystem::new(folder).map_err(|error| anyhow::anyhow!("{}: {error:?}", folder.display()))?;
         let lock = (locking == Locking::Atomic).then(RwLock::default);
         let mut builder = S3ServiceBuilder::new(Buckets { files, lock });
-        builder.set_auth(SimpleAuth::from_single(Self::ACCESS_KEY, Self::SECRET_KEY));
+        builder.set_auth(SimpleAuth::from_single(access_key, secret_key));
         let service = builder.build();
         let listener = TcpListener::bind(address)
             .await
