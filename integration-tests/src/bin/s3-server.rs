@@ -6,8 +6,7 @@
 
 use anyhow::Context;
 use integration_tests::s3_server::{Locking, S3Server};
-use std::{env, path::Path};
-use tokio::io::AsyncReadExt;
+use std::{env, io, path::Path};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -19,9 +18,8 @@ async fn main() -> anyhow::Result<()> {
     let server =
         S3Server::start_for(&id, &secret, address, Path::new(folder), bucket, Locking::Atomic).await?;
     println!("{}", server.endpoint());
-    let mut input = tokio::io::stdin();
-    let mut ignored = [0; 64];
-    while input.read(&mut ignored).await.context("standard input")? > 0 {}
+    let until_closed = || io::copy(&mut io::stdin().lock(), &mut io::sink());
+    tokio::task::spawn_blocking(until_closed).await?.context("standard input")?;
     Ok(())
 }
 

@@ -173,7 +173,7 @@ mod tests {
         let in_folder = url::Url::from_file_path(folder.path()).unwrap();
         for url in [in_folder.as_str(), "memory://"] {
             let (store, base) = open_store(url, &StoreOptions::default()).unwrap();
-            let path = base.join("0").join("large.sst");
+            let path = base.clone().join("0").join("large.sst");
             store.put(&path, vec![0; 50].into()).await.unwrap();
             flip_a_bit(&*store, &path).await.unwrap();
             let bytes = store.get(&path).await.unwrap().bytes().await.unwrap();
