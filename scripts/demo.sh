@@ -3,7 +3,13 @@
 #
 #   scripts/demo.sh                       about 60,000 generated records
 #   scripts/demo.sh FILE.jsonl[.gz]       each line a JSON object with `key` and `value`
-#   scripts/demo.sh FILE --output json    further flags go to `tidemark demo`
+#   scripts/demo.sh --store s3            snapshots in an S3 server that it starts on loopback, with its data in
+#                                         the folder of the demo; uploads are incremental there
+#   scripts/demo.sh --store s3://BUCKET/PREFIX --store-option endpoint=URL
+#                                         snapshots below a new prefix of any store that there is (s3, az, gs, file);
+#                                         credentials come from the usual variables (AWS_*, AZURE_*, GOOGLE_*)
+#   scripts/demo.sh --keep DIR            keeps configuration, data and bucket, and prints how to start all of it again
+#   scripts/demo.sh FILE --output json    further flags go to `tidemark demo`; `tidemark demo --help` lists them
 #
 # Installs what is missing (system packages with apt when it may), builds, and runs `tidemark demo`. Works from any
 # folder and as often as you like; interrupting it leaves nothing running.
@@ -15,9 +21,34 @@ case ${1:-} in -h | --help)
     exit ;;
 esac
 
+# Takes `--store s3` out of the arguments: the demo is told which server to start instead.
+arguments=()
+local_s3=
+while [ "$#" -gt 0 ]; do
+    case $1 in
+    --store=s3) local_s3=1 ;;
+    --store)
+        if [ "${2:-}" = s3 ]; then
+            local_s3=1
+            shift
+        else
+            arguments+=("$1")
+        fi
+        ;;
+    *) arguments+=("$1") ;;
+    esac
+    shift
+done
+
 need_build_tools
 use_rocksdb_archive
 say "building tidemark"
-build_tidemark
-say "tidemark demo $*"
-exec "$TIDEMARK_BIN" demo "$@"
+if [ -n "$local_s3" ]; then
+    build_tidemark -p tidemark -p integration-tests --bin tidemark --bin s3-server
+    use_local_s3
+    arguments+=(--s3-server "$TIDEMARK_S3_SERVER")
+else
+    build_tidemark
+fi
+say "tidemark demo ${arguments[*]-}"
+exec "$TIDEMARK_BIN" demo ${arguments[@]+"${arguments[@]}"}

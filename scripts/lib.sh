@@ -221,24 +221,41 @@ build_rocksdb_archive() {
 # --- the binary --------------------------------------------------------------------------------------------------
 
 # build_tidemark [SELECTION...]: builds what cargo is told to (by default only the binary) and sets TIDEMARK_BIN to the
-# binary. Clones share the target folder, so each starts its own link of it: building another clone does not change the
-# program under a running demo.
+# binary, and TIDEMARK_S3_SERVER to where the demo's S3 server is if that was selected. Clones share the target folder, so
+# each starts its own links of them: building another clone does not change the programs under a running demo.
 build_tidemark() {
-    TIDEMARK_BIN=$TIDEMARK_CACHE/bin/$(printf '%s' "$TIDEMARK_ROOT" | sha256sum | cut -c1-12)/tidemark
-    export TIDEMARK_BIN
+    local dir
+    dir=$TIDEMARK_CACHE/bin/$(printf '%s' "$TIDEMARK_ROOT" | sha256sum | cut -c1-12)
+    export TIDEMARK_BIN=$dir/tidemark TIDEMARK_S3_SERVER=$dir/s3-server
     [ "$#" -gt 0 ] || set -- -p tidemark --bin tidemark
     with_lock build build_tidemark_locked "$@"
 }
 
 build_tidemark_locked() {
     in_root cargo build --locked "$@" </dev/null >&2
-    mkdir -p "$(dirname "$TIDEMARK_BIN")"
-    rm -f "$TIDEMARK_BIN.new"
-    ln "$CARGO_TARGET_DIR/debug/tidemark" "$TIDEMARK_BIN.new" 2>/dev/null ||
-        cp "$CARGO_TARGET_DIR/debug/tidemark" "$TIDEMARK_BIN.new"
+    keep_link tidemark "$TIDEMARK_BIN"
+    case " $* " in *' s3-server '*) keep_link s3-server "$TIDEMARK_S3_SERVER" ;; esac
+}
+
+# keep_link PROGRAM PATH: makes PATH a link of what cargo built.
+keep_link() {
+    mkdir -p "$(dirname "$2")"
+    rm -f "$2.new"
+    ln "$CARGO_TARGET_DIR/debug/$1" "$2.new" 2>/dev/null || cp "$CARGO_TARGET_DIR/debug/$1" "$2.new"
     # Renaming one link of a file to another link of it does nothing: so the old one goes first.
-    rm -f "$TIDEMARK_BIN"
-    mv "$TIDEMARK_BIN.new" "$TIDEMARK_BIN"
+    rm -f "$2"
+    mv "$2.new" "$2"
+}
+
+# Sets the environment for an S3 server on loopback and its clients: credentials that were drawn for this run, which no
+# command line shows, in place of all settings for a real cloud.
+use_local_s3() {
+    local name
+    for name in $(compgen -e AWS_); do unset "$name"; done
+    AWS_ACCESS_KEY_ID=demo
+    AWS_SECRET_ACCESS_KEY=$(od -An -N 16 -t x1 /dev/urandom | tr -d ' \n')
+    export AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY
+    export NO_PROXY=127.0.0.1${NO_PROXY:+,$NO_PROXY} no_proxy=127.0.0.1${no_proxy:+,$no_proxy}
 }
 
 # --- object store servers of the tests ---------------------------------------------------------------------------

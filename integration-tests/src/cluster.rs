@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-use tidemark::cluster::{ClusterSpec, LocalCluster, Node, Settings, wait_for};
+use tidemark::cluster::{ClusterSpec, ClusterStore, LocalCluster, Node, Settings, wait_for};
 
 /// Returns the `tidemark` binary: `TIDEMARK_BIN`, or the one next to the tests that run.
 ///
@@ -87,6 +87,7 @@ impl TestCluster {
             binary: binary()?,
             workers,
             partitions,
+            store: ClusterStore::Folder,
             settings,
         };
         Ok(TestCluster {

@@ -34,7 +34,7 @@ pub struct SnapshotCommand {
     pub from_leader: bool,
     /// The LSN it must hold at least.
     pub min_lsn: Lsn,
-    /// Snapshots that count as if they were not there.
+    /// Snapshots that count as if they were not there: damaged ones, and those that a worker reported as damaged.
     pub distrusted: Vec<SnapshotId>,
     /// Why.
     pub cause: SnapshotCause,
@@ -365,11 +365,12 @@ pub fn decide_snapshot(
         Err((code, detail)) => wait(code, format!("{why}; {detail}")),
         Ok((node, from_leader)) => {
             budget.take(&node);
+            // Also what is only suspected: the new snapshot might else copy the damaged files of the old one.
             let distrusted = partition
                 .entries()
                 .iter()
                 .map(|entry| entry.snapshot_id)
-                .filter(|snapshot| partition.is_damaged(*snapshot))
+                .filter(|snapshot| partition.is_damaged(*snapshot) || partition.suspected.contains(snapshot))
                 .collect();
             let incarnation = partition.log.map(|log| log.facts.incarnation);
             let Some(incarnation) = incarnation else {

@@ -257,6 +257,15 @@ fn a_damaged_latest_snapshot_is_not_counted_and_orders_a_repair() {
 }
 
 #[test]
+fn nothing_is_reused_of_a_snapshot_that_a_worker_reported_as_damaged() {
+    let mut view = view(&[300, 300], &[100, 50]);
+    assert!(check(&view, &policy()).1.unwrap().distrusted.is_empty());
+    let newest = partition(&mut view).pointer().unwrap().snapshots[0].snapshot_id;
+    partition(&mut view).suspected.insert(newest);
+    assert_eq!(check(&view, &policy()).1.unwrap().distrusted, [newest]);
+}
+
+#[test]
 fn snapshots_are_verified_by_somebody_else_and_by_the_producer_only_if_alone() {
     let verifier = |view: &ClusterView| {
         plan(view, &policy(), NOW, &Entropy::seeded(1))

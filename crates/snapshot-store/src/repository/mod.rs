@@ -56,7 +56,7 @@ pub use download::DownloadError;
 pub use error::{ContentCheck, ManifestError, StoreError};
 pub use fork_point::{Fork, ForkPoint, ForkRefusal};
 pub use init::{ClusterSpec, InitError};
-pub use open::{OpenError, StoreKind};
+pub use open::{OpenError, StoreKind, open_store};
 pub use options::{Incremental, StoreOptions, TransferOptions};
 pub use progress::{NoProgress, Progress};
 pub use publish::{PublishError, Published};

@@ -182,6 +182,19 @@ const OPTIONS_REFUSED: &[&str] = &[
     "google_skip_signature",
 ];
 
+/// Opens the store that a repository at `url` lies in, and returns it with the prefix of all the repository's keys.
+/// Makes no request.
+///
+/// For tools that look at stored objects, or damage them on purpose, as anybody with the bucket's credentials can.
+/// What is written through it keeps none of the promises of a [`Repository`](super::Repository).
+///
+/// # Errors
+/// When URL or options cannot be used; the error says what is expected, and never holds a secret.
+pub fn open_store(url: &str, options: &StoreOptions) -> Result<(Arc<dyn ObjectStore>, Path), OpenError> {
+    let opened = open(url, options)?;
+    Ok((opened.store, opened.base))
+}
+
 /// Opens the store at `url`.
 pub(super) fn open(url: &str, options: &StoreOptions) -> Result<Opened, OpenError> {
     let parsed = Url::parse(url).map_err(|source| OpenError::Unparsable {

@@ -1,6 +1,6 @@
 //! The configuration files of a local cluster.
 
-use super::{Node, local::Layout};
+use super::{Node, layout::Layout};
 use std::path::PathBuf;
 use toml::{Table, Value};
 
@@ -106,6 +106,16 @@ fn log(node: Node, layout: &Layout) -> Table {
     ])
 }
 
+fn store(layout: &Layout) -> Table {
+    let options = layout.store.options.iter();
+    let options: Table = options.map(|(key, value)| (key.clone(), text(value))).collect();
+    let mut store = table([("url", text(&layout.store.url))]);
+    if !options.is_empty() {
+        store.insert("options".to_owned(), Value::Table(options));
+    }
+    store
+}
+
 fn worker(node: Node, layout: &Layout, settings: &Settings) -> Table {
     table([
         ("node_id", text(node)),
@@ -113,7 +123,7 @@ fn worker(node: Node, layout: &Layout, settings: &Settings) -> Table {
         ("metrics_listen", text(layout.metrics_listen(node))),
         ("data_dir", path(layout.data_dir(node))),
         ("partitions", text("all")),
-        ("store", Value::Table(table([("url", text(layout.store_url()))]))),
+        ("store", Value::Table(store(layout))),
         ("log", Value::Table(table([("url", text(layout.url(Node::Log)))]))),
         (
             "limits",
@@ -162,7 +172,7 @@ fn admin(node: Node, layout: &Layout, settings: &Settings) -> Table {
         ("node_id", text(node)),
         ("listen", text(layout.listen(node))),
         ("metrics_listen", text(layout.metrics_listen(node))),
-        ("store", Value::Table(table([("url", text(layout.store_url()))]))),
+        ("store", Value::Table(store(layout))),
         ("log", Value::Table(log)),
         ("policy", Value::Table(policy)),
         ("scheduler", Value::Table(scheduler)),
@@ -173,12 +183,15 @@ fn admin(node: Node, layout: &Layout, settings: &Settings) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::PortBlock;
+    use crate::{
+        cluster::{ClusterStore, PortBlock},
+        config::{AdminConfig, WorkerConfig, parse},
+    };
 
     #[test]
     fn every_file_is_toml_and_overrides_reach_only_their_role() {
         let ports = PortBlock::take().unwrap();
-        let layout = Layout::new("/tmp/a folder".into(), 3, &ports);
+        let layout = Layout::new("/tmp/a folder".into(), 3, &ClusterStore::Folder, &ports);
         let settings = Settings {
             overrides: vec![("admin", "[policy]\nprune = false\n".to_owned())],
             ..Settings::default()
@@ -195,5 +208,26 @@ mod tests {
                 assert_eq!(policy["lag_records_max"].as_integer(), Some(100));
             }
         }
+    }
+
+    #[test]
+    fn nodes_reach_a_server_of_the_cluster_through_their_files_and_find_no_credentials_in_them() {
+        let ports = PortBlock::take().unwrap();
+        let server = ClusterStore::Server {
+            program: "s3-server".into(),
+        };
+        let layout = Layout::new("/tmp/a folder".into(), 1, &server, &ports);
+        let settings = Settings::default();
+        let rendered = |node| render(node, &layout, &settings);
+        let (admin, worker) = (rendered(Node::Admin), rendered(Node::Worker(1)));
+        for text in [&admin, &worker] {
+            assert!(!text.contains("secret") && !text.contains("access_key"), "{text}");
+        }
+        let admin: AdminConfig = parse("admin", &admin, []).unwrap();
+        let worker: WorkerConfig = parse("worker", &worker, []).unwrap();
+        assert_eq!(admin.store, worker.store);
+        assert_eq!(worker.store.url, "s3://tidemark");
+        let endpoint = format!("http://{}", layout.store_listen());
+        assert_eq!(worker.store.options.0["endpoint"], endpoint);
     }
 }

@@ -49,10 +49,10 @@ pub enum ClusterError {
         state: &'static str,
     },
     /// A process ended before it served.
-    #[error("{node} ended with {status} before it was ready; its log {log} ends with:\n{tail}")]
+    #[error("{what} ended with {status} before it was ready; its log {log} ends with:\n{tail}")]
     Exited {
-        /// The node.
-        node: Node,
+        /// The node, or what else was started.
+        what: String,
         /// How it ended.
         status: ExitStatus,
         /// Where its output is.

@@ -1,7 +1,8 @@
 //! A running local cluster.
 
 use super::{
-    ClusterError, Endpoints, Node, PortBlock, Settings, config,
+    ClusterError, ClusterStore, Endpoints, Node, PortBlock, Settings, StorePlace, config,
+    layout::Layout,
     process::{NodeProcess, last_lines},
     wait_for,
 };
@@ -17,6 +18,9 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 const STOP_WITHIN: Duration = Duration::from_secs(30);
 const INIT_WITHIN: Duration = Duration::from_secs(60);
 const LOG_LINES: usize = 20;
+/// With what the line begins that a node prints once it serves, and the one of a store's server.
+const NODE_IS_READY: &str = "ready ";
+const STORE_IS_READY: &str = "http://";
 
 /// What a local cluster is to be.
 #[derive(Clone, Debug)]
@@ -31,87 +35,21 @@ pub struct ClusterSpec {
     pub workers: u32,
     /// How many partitions.
     pub partitions: u32,
+    /// Where snapshots are kept.
+    pub store: ClusterStore,
     /// What the configuration files say.
     pub settings: Settings,
 }
 
-/// Where everything of a local cluster is.
-#[derive(Clone, Debug)]
-pub(super) struct Layout {
-    dir: PathBuf,
-    pub(super) workers: u32,
-    first_port: u16,
-}
-
-impl Layout {
-    /// Ports per node: main, metrics, and one more for the log's administration.
-    const PORTS: u16 = 3;
-
-    pub(super) fn new(dir: PathBuf, workers: u32, ports: &PortBlock) -> Self {
-        Layout {
-            dir,
-            workers,
-            first_port: ports.port(0),
-        }
-    }
-
-    fn port(&self, node: Node, index: u16) -> u16 {
-        let place = match node {
-            Node::Log => 0,
-            Node::Admin => 1,
-            Node::Worker(number) => 1 + u16::try_from(number).unwrap_or(0),
-        };
-        self.first_port + place * Self::PORTS + index
-    }
-
-    pub(super) fn listen(&self, node: Node) -> String {
-        format!("127.0.0.1:{}", self.port(node, 0))
-    }
-
-    pub(super) fn metrics_listen(&self, node: Node) -> String {
-        format!("127.0.0.1:{}", self.port(node, 1))
-    }
-
-    pub(super) fn log_admin_listen(&self) -> String {
-        format!("127.0.0.1:{}", self.port(Node::Log, 2))
-    }
-
-    pub(super) fn url(&self, node: Node) -> String {
-        format!("http://{}", self.listen(node))
-    }
-
-    pub(super) fn log_admin_url(&self) -> String {
-        format!("http://{}", self.log_admin_listen())
-    }
-
-    pub(super) fn data_dir(&self, node: Node) -> PathBuf {
-        self.dir.join("data").join(node.to_string())
-    }
-
-    fn bucket(&self) -> PathBuf {
-        self.dir.join("bucket")
-    }
-
-    pub(super) fn store_url(&self) -> String {
-        url::Url::from_file_path(self.bucket()).map_or_else(|()| String::new(), String::from)
-    }
-
-    fn config(&self, node: Node) -> PathBuf {
-        self.dir.join("config").join(format!("{node}.toml"))
-    }
-
-    fn log(&self, node: Node) -> PathBuf {
-        self.dir.join("logs").join(format!("{node}.log"))
-    }
-}
-
-/// One log, one admin and some workers, each a process of its own. All of them end when this is dropped.
+/// One log, one admin and some workers, each a process of its own, and the store's server where it has one. All of them
+/// end when this is dropped.
 #[derive(Debug)]
 pub struct LocalCluster {
     spec: ClusterSpec,
     layout: Layout,
     endpoints: Endpoints,
     processes: BTreeMap<Node, NodeProcess>,
+    store_server: Option<NodeProcess>,
     _ports: PortBlock,
 }
 
@@ -135,9 +73,12 @@ impl LocalCluster {
             return Err(ClusterError::NotEmpty { path: spec.dir });
         }
         let ports = PortBlock::take()?;
-        let layout = Layout::new(spec.dir.clone(), spec.workers, &ports);
-        for folder in ["config", "logs", "data", "bucket"] {
+        let layout = Layout::new(spec.dir.clone(), spec.workers, &spec.store, &ports);
+        for folder in ["config", "logs", "data"] {
             make_folder(&spec.dir.join(folder))?;
+        }
+        if spec.store.is_own() {
+            make_folder(&layout.bucket())?;
         }
         for node in Node::all(spec.workers) {
             let path = layout.config(node);
@@ -159,6 +100,7 @@ impl LocalCluster {
             layout,
             endpoints,
             processes: BTreeMap::new(),
+            store_server: None,
             _ports: ports,
         })
     }
@@ -169,6 +111,7 @@ impl LocalCluster {
     /// When a step fails; nothing is left running.
     pub async fn launch(spec: ClusterSpec) -> Result<Self, ClusterError> {
         let mut cluster = Self::create(spec)?;
+        cluster.start_store().await?;
         cluster.start(Node::Log).await?;
         cluster.init().await?;
         for node in cluster.nodes() {
@@ -179,13 +122,27 @@ impl LocalCluster {
         Ok(cluster)
     }
 
-    /// Runs `cluster init`; the log must be running.
+    /// Starts the server of the store, where the cluster has one, and waits until it listens.
+    ///
+    /// # Errors
+    /// When it ends, or does not listen in time; it is not left running then.
+    pub async fn start_store(&mut self) -> Result<(), ClusterError> {
+        if let Some(command) = self.store_command() {
+            let log = self.layout.store_log();
+            self.store_server = Some(spawn_ready("the store's server", command, &log, STORE_IS_READY).await?);
+        }
+        Ok(())
+    }
+
+    /// Runs `cluster init`; log and store must be running.
     ///
     /// # Errors
     /// When the command fails; the error says what it said.
     pub async fn init(&self) -> Result<(), ClusterError> {
         let partitions = self.spec.partitions.to_string();
-        let (store, log_admin) = (self.store_url(), self.layout.log_admin_url());
+        let (store, log_admin) = (self.store(), self.layout.log_admin_url());
+        let options = store.options.iter().map(|(key, value)| format!("{key}={value}"));
+        let options: Vec<String> = options.collect();
         let arguments = [
             "cluster",
             "init",
@@ -194,7 +151,14 @@ impl LocalCluster {
             "--partitions",
             &partitions,
         ];
-        let arguments = [&arguments[..], &["--store", &store, "--log-admin", &log_admin]].concat();
+        let mut arguments = [
+            &arguments[..],
+            &["--store", &store.url, "--log-admin", &log_admin],
+        ]
+        .concat();
+        for option in &options {
+            arguments.extend(["--store-option", option]);
+        }
         self.run(&arguments, INIT_WITHIN).await.map(drop)
     }
 
@@ -251,30 +215,7 @@ impl LocalCluster {
             .arg("--config")
             .arg(self.layout.config(node))
             .arg("--exit-on-stdin-close");
-        let log = self.layout.log(node);
-        let name = node.to_string();
-        let mut process = NodeProcess::spawn(command, &log).map_err(process_error("start", &name))?;
-        let mut ended = None;
-        let what = format!("{node} to serve");
-        wait_for(&what, READY_WITHIN, async || {
-            ended = process.ended().map_err(|error| error.to_string())?;
-            match process.ready_line() {
-                _ if ended.is_some() => Ok(()),
-                Ok(Some(_)) => Ok(()),
-                Ok(None) => Err(format!("its log ends with:\n{}", last_lines(&log, LOG_LINES))),
-                Err(error) => Err(error.to_string()),
-            }
-        })
-        .await?;
-        if let Some(status) = ended {
-            let tail = last_lines(&log, LOG_LINES);
-            return Err(ClusterError::Exited {
-                node,
-                status,
-                log,
-                tail,
-            });
-        }
+        let process = spawn_ready(&node.to_string(), command, &self.layout.log(node), NODE_IS_READY).await?;
         self.processes.insert(node, process);
         Ok(())
     }
@@ -348,11 +289,14 @@ impl LocalCluster {
             // Whatever is left is killed by dropping it.
             let _ = gone.await;
         }
+        // Nobody asks it any more, and what it has answered is in its files.
+        self.store_server = None;
     }
 
-    /// Ends all nodes with SIGKILL.
+    /// Ends all nodes, and the store's server, with SIGKILL.
     pub fn kill_all(&mut self) {
         self.processes.clear();
+        self.store_server = None;
     }
 
     /// Returns whether the process of a node runs.
@@ -402,18 +346,39 @@ impl LocalCluster {
         last_lines(&self.layout.log(node), LOG_LINES)
     }
 
-    /// Returns the folder of the object store.
+    /// Returns the last lines of what the store's server said; `None` where there is none.
+    pub fn store_log_tail(&self) -> Option<String> {
+        self.store_command()
+            .map(|_| last_lines(&self.layout.store_log(), LOG_LINES))
+    }
+
+    /// Returns the folder of the object store. Where the store is not a folder, a server of the cluster has its buckets there,
+    /// or there is no such folder.
     pub fn bucket_dir(&self) -> PathBuf {
         self.layout.bucket()
     }
 
-    /// Returns the URL of the object store.
-    pub fn store_url(&self) -> String {
-        self.layout.store_url()
+    /// Returns how the object store is reached.
+    pub fn store(&self) -> &StorePlace {
+        &self.layout.store
     }
 
-    /// Returns the command lines that start this cluster again, in order.
+    /// Returns the URL of the object store.
+    pub fn store_url(&self) -> String {
+        self.store().url.clone()
+    }
+
+    /// Returns the command lines that start this cluster again, in order, each to be run in the background.
     pub fn start_commands(&self) -> Vec<String> {
+        let server = self.store_command().map(|command| {
+            let words: Vec<_> = [command.get_program()]
+                .into_iter()
+                .chain(command.get_args())
+                .collect();
+            let words = words.join(std::ffi::OsStr::new(" "));
+            // It ends with its standard input, which a job in the background does not have.
+            format!("tail -f /dev/null | {}", words.display())
+        });
         let command = |node: Node| {
             let role = match node {
                 Node::Log => "log serve",
@@ -426,7 +391,10 @@ impl LocalCluster {
                 self.config_path(node).display()
             )
         };
-        self.nodes().into_iter().map(command).collect()
+        server
+            .into_iter()
+            .chain(self.nodes().into_iter().map(command))
+            .collect()
     }
 
     fn take(&mut self, node: Node) -> Result<NodeProcess, ClusterError> {
@@ -434,6 +402,12 @@ impl LocalCluster {
             node,
             state: "not running",
         })
+    }
+
+    /// What serves the store; `None` when nothing has to be started for it.
+    fn store_command(&self) -> Option<Command> {
+        let (bucket, address) = (self.layout.bucket(), self.layout.store_listen());
+        self.spec.store.server(&bucket, &address)
     }
 
     /// The binary, without settings from the environment that would change what the configuration files say.
@@ -445,6 +419,36 @@ impl LocalCluster {
             }
         }
         command
+    }
+}
+
+/// Starts a process and waits until it prints a line that begins with `ready`.
+async fn spawn_ready(
+    what: &str,
+    command: Command,
+    log: &Path,
+    ready: &'static str,
+) -> Result<NodeProcess, ClusterError> {
+    let mut process = NodeProcess::spawn(command, log).map_err(process_error("start", what))?;
+    let mut ended = None;
+    wait_for(&format!("{what} to serve"), READY_WITHIN, async || {
+        ended = process.ended().map_err(|error| error.to_string())?;
+        match process.line_with(ready) {
+            _ if ended.is_some() => Ok(()),
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(format!("its log ends with:\n{}", last_lines(log, LOG_LINES))),
+            Err(error) => Err(error.to_string()),
+        }
+    })
+    .await?;
+    match ended {
+        None => Ok(process),
+        Some(status) => Err(ClusterError::Exited {
+            what: what.to_owned(),
+            status,
+            log: log.to_owned(),
+            tail: last_lines(log, LOG_LINES),
+        }),
     }
 }
 

@@ -9,9 +9,11 @@
 mod config;
 mod endpoints;
 mod error;
+mod layout;
 mod local;
 mod ports;
 mod process;
+mod store;
 mod wait;
 
 pub use config::Settings;
@@ -19,6 +21,7 @@ pub use endpoints::Endpoints;
 pub use error::ClusterError;
 pub use local::{ClusterSpec, LocalCluster};
 pub use ports::PortBlock;
+pub use store::{ClusterStore, StorePlace};
 pub use wait::wait_for;
 
 use std::fmt;

@@ -49,8 +49,9 @@ impl NodeProcess {
         self.child.try_wait()
     }
 
-    /// Returns the line with which the node says that it serves.
-    pub(super) fn ready_line(&self) -> io::Result<Option<String>> {
+    /// Returns the first whole line of this run that begins with `start`, such as the one with which a node says that it
+    /// serves.
+    pub(super) fn line_with(&self, start: &str) -> io::Result<Option<String>> {
         let mut file = File::open(&self.log)?;
         file.seek(SeekFrom::Start(self.log_start))?;
         let mut text = Vec::new();
@@ -59,7 +60,7 @@ impl NodeProcess {
         let complete = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
         Ok(complete
             .lines()
-            .find(|line| line.starts_with("ready "))
+            .find(|line| line.starts_with(start))
             .map(str::to_owned))
     }
 
@@ -127,7 +128,7 @@ mod tests {
         std::fs::write(&log, "ready worker old 127.0.0.1:1\n").unwrap();
         let mut process = NodeProcess::spawn(shell("printf 'ready worker ne'"), &log).unwrap();
         process.child.wait().unwrap();
-        assert_eq!(process.ready_line().unwrap(), None);
+        assert_eq!(process.line_with("ready ").unwrap(), None);
     }
 
     #[test]

@@ -1,13 +1,13 @@
-//! The damage of the fallback scenario: one byte of a stored snapshot, while its partition is paused.
+//! The damage of the fallback scenario: one bit of a stored snapshot, while its partition is paused.
 
 use super::{
     DemoError,
     scenario::{STEP_WITHIN, Stage, reason},
 };
 use crate::cluster::{ClusterError, Node, wait_for};
+use object_store::{ObjectStore, ObjectStoreExt as _, path::Path as StorePath};
 use snapshot_proto::v1::{PauseRequest, ReplicaStatus, ResumeRequest};
-use snapshot_store::PartitionId;
-use std::path::PathBuf;
+use snapshot_store::{PartitionId, format::Keys, open_store};
 
 impl Stage<'_> {
     /// Returns a partition whose writes do not depend on `node`.
@@ -93,23 +93,30 @@ impl Stage<'_> {
         .into()
     }
 
-    /// Flips one byte in the largest file of the newest snapshot; returns its id and LSN.
+    /// Flips one bit in the largest file of the newest snapshot; returns its id and LSN.
     pub(super) async fn damage_newest(&self, partition: u32) -> Result<(String, u64), DemoError> {
         let failed = |error: String| DemoError::Bucket(format!("partition {partition}: {error}"));
         let pointer = self.repository.pointer(PartitionId::new(partition)).await;
         let pointer = pointer.map_err(|error| failed(error.to_string()))?;
         let newest = pointer.as_ref().and_then(|pointer| pointer.value.latest());
         let newest = newest.ok_or_else(|| failed("there is no snapshot".to_owned()))?;
-        let folder = self
-            .cluster
-            .bucket_dir()
-            .join(partition.to_string())
-            .join(newest.path.to_string());
-        let file = flip_a_byte(folder).map_err(|error| failed(error.to_string()))?;
+        let manifest = self
+            .repository
+            .manifest(PartitionId::new(partition), newest)
+            .await;
+        let manifest = manifest.map_err(|error| failed(error.to_string()))?;
+        let largest = manifest.files.iter().max_by_key(|file| file.bytes);
+        let file = largest.ok_or_else(|| failed("the newest snapshot has no files".to_owned()))?;
+        let key = Keys::file(manifest.partition, &manifest.directory(), &file.name);
+        let place = self.cluster.store();
+        let opened = open_store(&place.url, &place.store_options());
+        let (store, base) = opened.map_err(|error| failed(error.to_string()))?;
+        let path = key.split('/').fold(base, StorePath::join);
+        let damaged = flip_a_bit(&*store, &path).await;
+        damaged.map_err(|error| failed(error.to_string()))?;
         self.progress.say(format_args!(
-            "flipped a byte in {} of partition {partition}'s newest snapshot, at {}",
-            file.display(),
-            newest.lsn
+            "flipped a bit in {} of partition {partition}'s newest snapshot, at {}",
+            file.name, newest.lsn
         ));
         Ok((newest.snapshot_id.to_string(), newest.lsn.get()))
     }
@@ -144,45 +151,35 @@ impl Stage<'_> {
     }
 }
 
-/// Flips a bit in the middle of the largest data file below `folder`.
-fn flip_a_byte(folder: PathBuf) -> std::io::Result<PathBuf> {
-    use std::io::{Error, Read, Seek, SeekFrom, Write};
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(&folder)? {
-        let entry = entry?;
-        if entry.file_name() != "metadata.json" && entry.metadata()?.is_file() {
-            files.push((entry.metadata()?.len(), entry.path()));
-        }
+/// Flips a bit in the middle of the object at `path`.
+async fn flip_a_bit(store: &dyn ObjectStore, path: &StorePath) -> object_store::Result<()> {
+    let mut bytes = store.get(path).await?.bytes().await?.to_vec();
+    let middle = bytes.len() / 2;
+    if let Some(byte) = bytes.get_mut(middle) {
+        *byte ^= 0x10;
     }
-    let (length, path) = files
-        .into_iter()
-        .max()
-        .ok_or_else(|| Error::other("the snapshot has no files"))?;
-    let mut file = std::fs::File::options().read(true).write(true).open(&path)?;
-    let mut byte = [0];
-    file.seek(SeekFrom::Start(length / 2))?;
-    file.read_exact(&mut byte)?;
-    file.seek(SeekFrom::Start(length / 2))?;
-    file.write_all(&[byte[0] ^ 0x10])?;
-    file.sync_all()?;
-    Ok(path)
+    store.put(path, bytes.into()).await?;
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use snapshot_store::StoreOptions;
 
-    #[test]
-    fn one_bit_of_the_largest_data_file_is_flipped() {
+    #[tokio::test]
+    async fn one_bit_of_the_object_is_flipped_in_whatever_store() {
         let folder = tempfile::tempdir().unwrap();
-        let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
-        write("metadata.json", &[0; 100]);
-        write("000001.sst", &[0; 50]);
-        write("CURRENT", &[0; 5]);
-        let path = flip_a_byte(folder.path().to_owned()).unwrap();
-        assert_eq!(path.file_name().unwrap(), "000001.sst");
-        let bytes = std::fs::read(path).unwrap();
-        assert_eq!(bytes.iter().filter(|byte| **byte != 0).count(), 1);
-        assert_eq!(bytes.len(), 50);
+        let in_folder = url::Url::from_file_path(folder.path()).unwrap();
+        for url in [in_folder.as_str(), "memory://"] {
+            let (store, base) = open_store(url, &StoreOptions::default()).unwrap();
+            let path = base.clone().join("0").join("large.sst");
+            store.put(&path, vec![0; 50].into()).await.unwrap();
+            flip_a_bit(&*store, &path).await.unwrap();
+            let bytes = store.get(&path).await.unwrap().bytes().await.unwrap();
+            let ones: u32 = bytes.iter().map(|byte| byte.count_ones()).sum();
+            assert_eq!((bytes.len(), ones), (50, 1), "{url}");
+            assert!(flip_a_bit(&*store, &base.join("missing")).await.is_err());
+        }
     }
 }

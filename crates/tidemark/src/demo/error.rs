@@ -15,6 +15,12 @@ pub enum DemoError {
     /// No folder to work in.
     #[error("cannot make a folder to work in; choose another one with --dir")]
     Folder(#[source] io::Error),
+    /// A server of the demo's own, and nothing that it could accept.
+    #[error("{variable} is not set: the S3 server accepts the credentials it is started with; give it any")]
+    NoCredentials {
+        /// The variable.
+        variable: &'static str,
+    },
     /// The file cannot be imported.
     #[error(transparent)]
     Import(#[from] ImportError),

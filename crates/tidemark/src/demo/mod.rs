@@ -6,7 +6,9 @@
 //! 1. `input`: the records, from a file or a generator. `expected`: what the cluster must hold at the end, by
 //!    a reader of its own.
 //! 2. `load`: acknowledged writes, one share of the records per scenario. `observer`: what is seen meanwhile.
-//! 3. `scenario`: the four recoveries; `damage`: the byte that is flipped for one of them. `verdict`: the comparison at the end. `report`: table and JSON.
+//! 3. `scenario`: the four recoveries; `damage`: the bit that is flipped for one of them. `verdict`: the comparison at the end. `report`: table and JSON.
+//!
+//! `store`: where the snapshots go: a folder of the demo's own, an S3 server that it starts, or any store there is.
 //!
 //! Everything has a deadline. Interrupting it ends all processes and removes the temporary folder.
 
@@ -19,10 +21,12 @@ mod observer;
 mod progress;
 mod report;
 mod scenario;
+mod store;
 mod verdict;
 
 pub use error::DemoError;
 pub use report::{DemoReport, PartitionReport, Recovery, RecoveryKind, SnapshotReport};
+pub use store::StoreArgs;
 
 use crate::{
     cluster::{ClusterSpec, LocalCluster, Settings},
@@ -30,6 +34,7 @@ use crate::{
 };
 use input::Input;
 use progress::Progress;
+use snapshot_store::Seams;
 use std::{path::PathBuf, process::ExitCode};
 
 /// Runs a cluster of separate processes on this machine through the whole job.
@@ -50,13 +55,17 @@ pub struct DemoArgs {
     /// Partitions of the cluster.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub partitions: u32,
+    /// Where the snapshots go.
+    #[command(flatten)]
+    pub store: StoreArgs,
 }
 
 const EXAMPLES: &str = "\
 Examples:
   tidemark demo
   tidemark demo packages.jsonl.gz --output json
-  tidemark demo --records 6000 --keep /tmp/tidemark-demo";
+  tidemark demo --records 6000 --keep /tmp/tidemark-demo
+  tidemark demo --store s3://bucket/demos --store-option region=eu-central-1";
 
 /// How many workers the demo runs.
 const WORKERS: u32 = 3;
@@ -79,6 +88,7 @@ pub async fn run(args: DemoArgs, output: OutputFormat) -> anyhow::Result<ExitCod
 }
 
 async fn play(args: DemoArgs, output: OutputFormat) -> Result<DemoReport, DemoError> {
+    let store = args.store.choose(&Seams::real())?;
     let input = tokio::task::spawn_blocking({
         let args = args.clone();
         move || Input::read(args.file.as_deref(), args.records)
@@ -91,6 +101,7 @@ async fn play(args: DemoArgs, output: OutputFormat) -> Result<DemoReport, DemoEr
         binary: std::env::current_exe().map_err(DemoError::Binary)?,
         workers: WORKERS,
         partitions: args.partitions,
+        store,
         settings: settings(input.records.len(), args.partitions),
     };
     let progress = Progress::new(input.records.len());
@@ -108,6 +119,12 @@ async fn play(args: DemoArgs, output: OutputFormat) -> Result<DemoReport, DemoEr
     cluster.shutdown().await;
     if args.keep.is_some() {
         show_commands(&cluster);
+    }
+    if !cluster.spec().store.is_own() {
+        eprintln!(
+            "\nWhat the demo published stays at {}; nothing else there was touched.",
+            cluster.store().url
+        );
     }
     let report = outcome?;
     output
@@ -177,6 +194,9 @@ async fn interrupted() {
 }
 
 fn show_logs(cluster: &LocalCluster) {
+    if let Some(said) = cluster.store_log_tail() {
+        eprintln!("--- last lines of the store's server:\n{said}");
+    }
     for node in cluster.nodes() {
         eprintln!("--- last lines of {node}:\n{}", cluster.log_tail(node));
     }
@@ -188,6 +208,9 @@ fn show_commands(cluster: &LocalCluster) {
         "\nEverything is kept in {}. To start the same cluster again:",
         cluster.spec().dir.display()
     );
+    if let Some(line) = store::credentials_line(&cluster.spec().store) {
+        eprintln!("  {line}");
+    }
     for command in cluster.start_commands() {
         eprintln!("  {command} &");
     }

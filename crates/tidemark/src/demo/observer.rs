@@ -113,6 +113,7 @@ async fn look(endpoints: &Endpoints, repository: &Repository, partitions: u32, h
                 role: entry.role.as_str(),
                 bytes_total: entry.bytes_total,
                 bytes_uploaded: entry.bytes_uploaded,
+                bytes_copied: entry.bytes_copied,
             };
             seen.snapshots
                 .insert((report.lsn, report.snapshot_id.clone()), report);

@@ -67,6 +67,8 @@ pub struct SnapshotReport {
     pub bytes_total: u64,
     /// How much of it was uploaded.
     pub bytes_uploaded: u64,
+    /// How much of it was copied inside the store, from an earlier snapshot.
+    pub bytes_copied: u64,
 }
 
 /// Why a node had to recover.
@@ -222,14 +224,19 @@ fn new_table(header: &[&str]) -> Table {
 
 /// One line per node and role.
 fn snapshots_by_producer(snapshots: &[SnapshotReport]) -> String {
-    let mut groups: BTreeMap<(&str, &str), (usize, u64)> = BTreeMap::new();
+    let mut groups: BTreeMap<(&str, &str), (usize, u64, u64)> = BTreeMap::new();
     for snapshot in snapshots {
-        let group = groups.entry((&snapshot.node, snapshot.role)).or_default();
-        group.0 += 1;
-        group.1 += snapshot.bytes_total;
+        let (count, total, copied) = groups.entry((&snapshot.node, snapshot.role)).or_default();
+        *count += 1;
+        *total += snapshot.bytes_total;
+        *copied += snapshot.bytes_copied;
     }
-    let line = |((node, role), (count, bytes)): ((&str, &str), (usize, u64))| {
-        format!("{count} × {node} ({role}), {}", human_bytes(bytes))
+    let line = |((node, role), (count, total, copied)): ((&str, &str), (usize, u64, u64))| {
+        let copied = match copied {
+            0 => String::new(),
+            copied => format!(", {} of it copied", human_bytes(copied)),
+        };
+        format!("{count} × {node} ({role}), {}{copied}", human_bytes(total))
     };
     groups.into_iter().map(line).collect::<Vec<_>>().join("\n")
 }
@@ -244,7 +251,7 @@ fn short_digests(digests: &BTreeMap<String, String>) -> String {
         .join("\n")
 }
 
-fn human_bytes(bytes: u64) -> String {
+pub(super) fn human_bytes(bytes: u64) -> String {
     match bytes {
         0..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
         _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
@@ -268,7 +275,8 @@ mod tests {
                     node: "worker-1".to_owned(),
                     role: "follower",
                     bytes_total: 4096,
-                    bytes_uploaded: 4096,
+                    bytes_uploaded: 1024,
+                    bytes_copied: 3072,
                 }],
                 digests: [("worker-1".to_owned(), "cd".repeat(32))].into(),
                 ..PartitionReport::default()
@@ -302,7 +310,7 @@ mod tests {
         );
         assert_eq!(
             keys(&json["partitions"][0]["snapshots"][0]),
-            "bytes_total bytes_uploaded lsn node role snapshot_id"
+            "bytes_copied bytes_total bytes_uploaded lsn node role snapshot_id"
         );
         assert_eq!(keys(&json["recoveries"][0]), "duration_ms kind node partitions");
         assert_eq!(json["recoveries"][0]["kind"], "trim-gap");
@@ -318,5 +326,14 @@ mod tests {
             .push(Check::none_of("count", vec!["2 instead of 3".to_owned()]));
         assert!(report.summary().contains("count: 2 instead of 3"));
         assert!(report.to_text().ends_with(&report.summary()));
+    }
+
+    #[test]
+    fn the_table_says_how_much_was_copied_where_something_was() {
+        let mut report = report();
+        let cell = "1 × worker-1 (follower), 4.0 KiB, 3.0 KiB of it copied";
+        assert!(report.to_text().contains(cell), "{}", report.to_text());
+        report.partitions[0].snapshots[0].bytes_copied = 0;
+        assert!(!report.to_text().contains("copied"));
     }
 }

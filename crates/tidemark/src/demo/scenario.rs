@@ -44,8 +44,8 @@ pub(super) async fn play(
     ));
     let endpoints = cluster.endpoints().clone();
     start(cluster, progress).await?;
-    let repository = Repository::open(&cluster.store_url(), Seams::real())
-        .map_err(|error| DemoError::Bucket(error.to_string()))?;
+    let repository = cluster.store().open(Seams::real());
+    let repository = repository.map_err(|error| DemoError::Bucket(error.to_string()))?;
     let observer = Observer::start(endpoints.clone(), repository.clone(), partitions);
     let client = KvClient::connect(endpoints.worker_urls()).await?;
     let mut load = Load::new(client.clone(), input, threshold, progress);
@@ -82,7 +82,11 @@ pub(super) async fn play(
 
 /// Starts all nodes and waits until every partition is active everywhere and led.
 async fn start(cluster: &mut LocalCluster, progress: &Progress) -> Result<(), DemoError> {
-    progress.say("starting the log and creating the cluster");
+    cluster.start_store().await?;
+    progress.say(format_args!(
+        "starting the log and creating the cluster, with its snapshots in {}",
+        cluster.store().url
+    ));
     cluster.start(Node::Log).await?;
     cluster.init().await?;
     progress.say("starting workers and admin");

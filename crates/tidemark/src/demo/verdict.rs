@@ -4,7 +4,7 @@ use super::{
     DemoError, DemoReport, PartitionReport, Recovery, RecoveryKind,
     expected::Expected,
     observer::History,
-    report::Check,
+    report::{Check, human_bytes},
     scenario::{STEP_WITHIN, all_active},
 };
 use crate::{
@@ -123,10 +123,7 @@ pub(super) async fn reach(
         Check::none_of("followers made the snapshots", producer_faults(&partitions)),
         Check::none_of("all four recoveries succeeded", recovery_faults(&recoveries)),
     ];
-    let made = partitions.iter().flat_map(|partition| &partition.snapshots);
-    let (followers, all) = made.fold((0, 0), |(followers, all), snapshot| {
-        (followers + usize::from(snapshot.role == "follower"), all + 1)
-    });
+    let notes = notes(&partitions, fillers);
     Ok(DemoReport {
         ok: checks.iter().all(|check| check.failure.is_none()),
         records: whole.pairs,
@@ -134,10 +131,28 @@ pub(super) async fn reach(
         partitions,
         recoveries,
         checks,
-        notes: vec![format!(
-            "{followers} of {all} snapshots were made by followers; {fillers} filler records kept the logs moving"
-        )],
+        notes,
     })
+}
+
+fn notes(partitions: &[PartitionReport], fillers: u64) -> Vec<String> {
+    let made = || partitions.iter().flat_map(|partition| &partition.snapshots);
+    let followers = made().filter(|snapshot| snapshot.role == "follower").count();
+    let mut notes = vec![format!(
+        "{followers} of {} snapshots were made by followers; {fillers} filler records kept the logs moving",
+        made().count()
+    )];
+    let copied: u64 = made().map(|snapshot| snapshot.bytes_copied).sum();
+    if copied > 0 {
+        let total: u64 = made().map(|snapshot| snapshot.bytes_total).sum();
+        notes.push(format!(
+            "of {} in snapshots, {} were uploaded and {} copied inside the store",
+            human_bytes(total),
+            human_bytes(made().map(|snapshot| snapshot.bytes_uploaded).sum()),
+            human_bytes(copied)
+        ));
+    }
+    notes
 }
 
 fn partition_report(
