@@ -18,216 +18,12 @@ from pathlib import Path
 
 from blake3 import blake3
 
-FORMAT = 1
-U32, U64 = 2**32 - 1, 2**64 - 1
+from tidemark_format import CERTIFICATE, DIRECTORY, FILE, IDENTITY, MANIFEST, PARTITION, POINTER, U64, Fault, parse
+
 DOCUMENT_BYTES_MAX = 64 << 20
 CHOICES_MAX = 5
-PARTITION = re.compile(r"0|[1-9][0-9]*")
-DIRECTORY = re.compile(r"([0-9]{10}|[1-9][0-9]{10,19})-([0-9]{20})_([0-7][0-9A-HJKMNP-TV-Z]{25})")
-FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}")
+MANIFEST_NAME = "metadata.json"
 INCOMPLETE = re.compile(r".*#[0-9]+", re.DOTALL)
-ID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
-HEX_32, HEX_64 = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{64}")
-NODE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
-MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
-MANIFEST = "metadata.json"
-
-
-class Fault(Exception):
-    """Something is wrong with an object; says which one, and under which word."""
-
-    def __init__(self, kind, key, detail):
-        super().__init__(f"{kind}: {key}: {detail}")
-        self.kind, self.key, self.detail = kind, key, detail
-
-    def json(self):
-        return {"kind": self.kind, "key": self.key, "detail": self.detail}
-
-
-# How values are written: each of these takes a value and raises ValueError when it is not one of its kind.
-
-
-def number(most, least=0):
-    def check(value):
-        # JSON's true and false are no numbers, though Python's are.
-        if type(value) is not int or not least <= value <= most:
-            raise ValueError(f"{value!r} is not a whole number from {least} to {most}")
-
-    return check
-
-
-def matching(pattern):
-    def check(value):
-        if not isinstance(value, str) or not pattern.fullmatch(value):
-            raise ValueError(f"{value!r} does not match {pattern.pattern}")
-
-    return check
-
-
-def word(*words):
-    def check(value):
-        if value not in words or not isinstance(value, str):
-            raise ValueError(f"{value!r} is none of {', '.join(words)}")
-
-    return check
-
-
-def text(value):
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} is not a text")
-
-
-def list_of(item, least=0, most=None):
-    def check(value):
-        if not isinstance(value, list) or len(value) < least or (most is not None and len(value) > most):
-            raise ValueError(f"not a list of {least} or more")
-        for element in value:
-            item(element)
-
-    return check
-
-
-def record(fields, optional=None, added=None):
-    """An object with these fields. `optional` may be null or left out; `added` came later and may be left out.
-    Fields that are not known are passed over."""
-    optional, added = optional or {}, added or {}
-
-    def check(value):
-        if not isinstance(value, dict):
-            raise ValueError(f"{value!r} is not an object")
-        for name in fields:
-            if name not in value:
-                raise ValueError(f"the field {name!r} is missing")
-        for name, kind in {**fields, **optional, **added}.items():
-            if name not in value or (name in optional and value[name] is None):
-                continue
-            try:
-                kind(value[name])
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
-
-    return check
-
-
-COUNT, BYTES, LSN = number(U32), number(U64), number(U64)
-HASH, ULID, NODE_ID, TIME = matching(HEX_64), matching(ID), matching(NODE), matching(MOMENT)
-CLUSTER = record({"name": text, "fingerprint": matching(HEX_32)})
-INCARNATION = record({"generation": number(U64, 1), "id": matching(HEX_32)})
-ROLE = word("leader", "follower")
-
-
-def incarnations(value):
-    if not isinstance(value, dict):
-        raise ValueError("not an object")
-    for name, incarnation in value.items():
-        matching(PARTITION)(name)
-        INCARNATION(incarnation)
-
-
-IDENTITY = record(
-    {
-        "cluster": CLUSTER,
-        "partitions": number(65_536, 1),
-        "key_hash": word("blake3-mod"),
-        "incarnations": incarnations,
-        "created_at": TIME,
-    }
-)
-ENTRY = record(
-    {
-        "snapshot_id": ULID,
-        "incarnation": INCARNATION,
-        "lsn": LSN,
-        "path": matching(DIRECTORY),
-        "log_bytes": BYTES,
-        "files": COUNT,
-        "bytes_total": BYTES,
-        "bytes_uploaded": BYTES,
-        "created_at": TIME,
-        "node": NODE_ID,
-        "role": ROLE,
-        "manifest_hash": HASH,
-    },
-    added={"bytes_copied": BYTES},
-)
-PUBLISHED = record({"snapshot_id": ULID, "incarnation": INCARNATION, "lsn": LSN, "published_at": TIME})
-POINTER = record(
-    {
-        "cluster": CLUSTER,
-        "partition": COUNT,
-        "write_id": ULID,
-        "restorable_snapshots_min": number(U32, 1),
-        "snapshots": list_of(ENTRY, 1),
-        "history": list_of(PUBLISHED, 0, 64),
-    }
-)
-CERTIFIED = record(
-    {
-        "snapshot_id": ULID,
-        "lsn": LSN,
-        "path": matching(DIRECTORY),
-        "manifest_hash": HASH,
-        "verified": word("presence", "content", "restore"),
-        "verified_by": NODE_ID,
-        "verified_at": TIME,
-    }
-)
-CERTIFICATE = record(
-    {
-        "cluster": CLUSTER,
-        "partition": COUNT,
-        "write_id": ULID,
-        "incarnation": INCARNATION,
-        "up_to": LSN,
-        "snapshots": list_of(CERTIFIED, 1),
-        "issued_by": NODE_ID,
-        "issued_at": TIME,
-    }
-)
-DATA_FILE = record({"name": matching(FILE), "bytes": BYTES, "hash": HASH}, added={"copies": COUNT})
-MANIFEST_FIELDS = record(
-    {
-        "cluster": CLUSTER,
-        "partition": COUNT,
-        "incarnation": INCARNATION,
-        "snapshot_id": ULID,
-        "lsn": LSN,
-        "log_bytes": BYTES,
-        "state_machine": record({"name": text, "version": COUNT}),
-        "key_range": record({"partition": COUNT, "of": COUNT}),
-        "producer": record({"node": NODE_ID, "role": ROLE}),
-        "created_at": TIME,
-        "bytes_total": BYTES,
-        "bytes_uploaded": BYTES,
-        "files": list_of(DATA_FILE),
-    },
-    optional={
-        "chain": list_of(record({"lsn": LSN, "hash": HASH})),
-        "state_digest": HASH,
-        "leader": record({"epoch": BYTES, "node": NODE_ID}),
-        "request_id": ULID,
-        "origin": record({"cluster": CLUSTER, "incarnation": INCARNATION, "snapshot_id": ULID}),
-    },
-    added={"bytes_copied": BYTES},
-)
-
-
-def parse(key, content, kind, unreadable):
-    """Reads a document: its format number before anything else."""
-    try:
-        document = json.loads(content)
-    except ValueError as error:
-        raise Fault(unreadable, key, f"it is not JSON: {error}") from None
-    found = document.get("format") if isinstance(document, dict) else None
-    if type(found) is not int:
-        raise Fault(unreadable, key, "it has no format number")
-    if found > FORMAT:
-        raise Fault("newer-format", key, f"it has format {found}, this reader knows up to {FORMAT}")
-    try:
-        kind(document)
-    except ValueError as error:
-        raise Fault(unreadable, key, str(error)) from None
-    return document
 
 
 def directory_of(entry):
@@ -300,7 +96,7 @@ class Repository:
         return self.owned(key, parse(key, content, CERTIFICATE, "certificate-unreadable"), partition)
 
     def manifest(self, partition, entry):
-        key = f"{partition}/{entry['path']}/{MANIFEST}"
+        key = f"{partition}/{entry['path']}/{MANIFEST_NAME}"
         content = self.get(key)
         if content is None:
             directory = self.folder / str(partition) / entry["path"]
@@ -310,14 +106,14 @@ class Repository:
         found = blake3(content).hexdigest()
         if found != entry["manifest_hash"]:
             raise Fault("wrong-hash", key, f"expected {entry['manifest_hash']}, found {found}")
-        manifest = parse(key, content, MANIFEST_FIELDS, "unreadable-manifest")
+        manifest = parse(key, content, MANIFEST, "unreadable-manifest")
         if manifest["incarnation"] != entry["incarnation"]:
             raise Fault("wrong-incarnation", key, f"it is of incarnation {manifest['incarnation']}")
         self.owned(key, manifest, partition)
         if directory_of(manifest) != entry["path"]:
             raise Fault("wrong-snapshot", key, f"it describes {directory_of(manifest)}")
         names = [file["name"] for file in manifest["files"]]
-        if names != sorted(set(names), key=str.encode) or MANIFEST in names:
+        if names != sorted(set(names), key=str.encode) or MANIFEST_NAME in names:
             raise Fault("unreadable-manifest", key, "its files are not sorted, or one is impossible")
         return manifest
 
@@ -355,7 +151,7 @@ class Repository:
                 strange = [name for name in inside if not FILE.fullmatch(name)]
                 unknown += [f"{partition}/{found.name}/{name}" for name in strange]
                 above = latest is not None and position(found.name) > latest
-                state = "evicted" if MANIFEST in inside and not above else "unfinished"
+                state = "evicted" if MANIFEST_NAME in inside and not above else "unfinished"
                 state = named.get(found.name, state)
                 directories.append({"directory": found.name, "state": state})
             elif found.is_dir():
@@ -397,14 +193,22 @@ def shown(entry):
     return {field: entry[field] for field in fields}
 
 
+def documents(repository, partition, faults):
+    """Returns pointer and certificate; None for one that is not there, or that went to the faults."""
+    found = []
+    for read in (repository.pointer, repository.certificate):
+        try:
+            found.append(read(partition))
+        except Fault as fault:
+            faults.append(fault)
+            found.append(None)
+    return found
+
+
 def list_all(repository, _):
     partitions, faults = [], []
     for partition in range(repository.partitions):
-        try:
-            pointer, certificate = repository.pointer(partition), repository.certificate(partition)
-        except Fault as fault:
-            faults.append(fault)
-            continue
+        pointer, certificate = documents(repository, partition, faults)
         directories, unknown = repository.survey(partition, pointer, certificate)
         partitions.append(
             {
@@ -423,12 +227,7 @@ def verify(repository, arguments):
     wanted = range(repository.partitions) if arguments.partition is None else [arguments.partition]
     snapshots, faults = [], []
     for partition in wanted:
-        try:
-            pointer = repository.pointer(partition)
-            repository.certificate(partition)
-        except Fault as fault:
-            faults.append(fault)
-            continue
+        pointer, _ = documents(repository, partition, faults)
         for entry in pointer["snapshots"] if pointer else []:
             hashes, found = repository.verify(partition, entry)
             faults += found
