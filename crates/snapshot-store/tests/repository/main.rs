@@ -9,6 +9,7 @@ mod faults;
 mod capability;
 mod documents;
 mod download;
+mod evolution;
 mod incremental;
 mod local;
 mod publish;
