@@ -4,6 +4,7 @@
 //! - [`SingleNode`]: one process beside it, for configurations that must not work.
 //! - [`bucket`]: an independent reader of the object store: plain JSON and hashes, none of the project's own code.
 //! - [`replicas`]: what each replica holds, read over gRPC.
+//! - [`scrape`]: a node's metrics.
 //! - [`s3_server`]: an S3 server on loopback, in a process of its own or in that of a test.
 
 pub mod bucket;
@@ -11,6 +12,8 @@ mod cluster;
 mod node;
 pub mod replicas;
 pub mod s3_server;
+mod scrape;
 
 pub use cluster::{TestCluster, binary};
 pub use node::SingleNode;
+pub use scrape::scrape;

@@ -10,13 +10,14 @@ use hyper_util::{
     server::conn::auto::Builder,
 };
 use s3s::{
-    Body, S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, auth::SimpleAuth, dto::*,
-    service::S3ServiceBuilder,
+    Body, S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, access::S3Access, auth::SimpleAuth,
+    dto::*, service::S3ServiceBuilder,
 };
 use s3s_fs::FileSystem;
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 use tokio::{
     net::TcpListener,
@@ -41,6 +42,7 @@ pub enum Locking {
 pub struct S3Server {
     address: SocketAddr,
     folder: PathBuf,
+    archive: Archive,
     serving: JoinHandle<()>,
 }
 
@@ -62,6 +64,8 @@ impl S3Server {
         let lock = (locking == Locking::Atomic).then(RwLock::default);
         let mut builder = S3ServiceBuilder::new(Buckets { files, lock });
         builder.set_auth(SimpleAuth::from_single(Self::ACCESS_KEY, Self::SECRET_KEY));
+        let archive = Archive::default();
+        builder.set_access(archive.clone());
         let service = builder.build();
         let listener = TcpListener::bind(address)
             .await
@@ -82,6 +86,7 @@ impl S3Server {
         Ok(S3Server {
             address,
             folder: folder.to_owned(),
+            archive,
             serving,
         })
     }
@@ -94,6 +99,13 @@ impl S3Server {
     /// Returns the folder that holds the buckets.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Moves all objects whose keys end in `suffix` to a storage class that must be thawed before it can be read: listings
+    /// show them as before.
+    pub fn archive(&self, suffix: &str) {
+        let mut suffixes = self.archive.0.lock().unwrap_or_else(PoisonError::into_inner);
+        suffixes.push(suffix.to_owned());
     }
 
     /// Returns the options with which a store's client reaches it. They are complete: no client asks the
@@ -114,6 +126,21 @@ impl S3Server {
 impl Drop for S3Server {
     fn drop(&mut self) {
         self.serving.abort();
+    }
+}
+
+/// Suffixes of keys whose objects cannot be read at once.
+#[derive(Clone, Debug, Default)]
+struct Archive(Arc<Mutex<Vec<String>>>);
+
+#[async_trait::async_trait]
+impl S3Access for Archive {
+    async fn get_object(&self, request: &mut S3Request<GetObjectInput>) -> S3Result<()> {
+        let suffixes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match suffixes.iter().any(|suffix| request.input.key.ends_with(suffix)) {
+            true => Err(S3ErrorCode::InvalidObjectState.into()),
+            false => Ok(()),
+        }
     }
 }
 

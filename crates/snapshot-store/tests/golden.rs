@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use snapshot_store::{
     ChainHash, ContentHash, LeaderEpoch, Leadership, Lsn, PartitionId, ReplicaRole, RequestId, StateDigest,
     format::{
-        Certificate, ChainPoint, ChainTrail, ClusterRecord, Control, FormatError, KeyHash, KeyRange, Keys, Manifest,
-        ManifestFile, Origin, Pause, PauseScope, Pointer, Producer, SnapshotDirectory, StateMachineVersion,
-        StickyHold, StickyReason, Stored, Unknown,
+        Certificate, ChainPoint, ChainTrail, ClusterRecord, Control, FormatError, KeyHash, KeyRange, Keys,
+        Manifest, ManifestFile, Origin, Pause, PauseScope, Pointer, Producer, SnapshotDirectory,
+        StateMachineVersion, StickyHold, StickyReason, Stored, Unknown,
     },
 };
 use std::path::Path;

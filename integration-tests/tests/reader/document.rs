@@ -18,7 +18,10 @@ fn golden_files() -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(root()?.join("crates/snapshot-store/tests/golden"))? {
         let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).context("a name")?;
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .context("a name")?;
         files.insert(name.to_owned(), fs::read(&path)?);
     }
     Ok(files)
@@ -56,7 +59,9 @@ fn first_cells(section: &str) -> BTreeSet<String> {
 fn document_and_golden_files_name_the_same_fields() -> anyhow::Result<()> {
     let document = fs::read_to_string(root()?.join("docs/repository-format.md"))?;
     let sections: Vec<&str> = document.split("\n## ").collect();
-    let values = sections.iter().find(|text| text.starts_with("How values are written"));
+    let values = sections
+        .iter()
+        .find(|text| text.starts_with("How values are written"));
     let of_values = quoted(values.context("no section about values")?);
 
     let mut stored: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
@@ -99,5 +104,32 @@ fn the_worked_example_has_the_hash_of_the_golden_manifest() -> anyhow::Result<()
         let path = entry["path"].as_str().context("no path")?;
         ensure!(example.contains(path), "the example does not name {path}");
     }
+    Ok(())
+}
+
+/// The golden files cannot show a field that nobody put into them: the types can.
+#[test]
+fn the_document_names_every_field_of_the_stored_types() -> anyhow::Result<()> {
+    let document = quoted(&fs::read_to_string(root()?.join("docs/repository-format.md"))?);
+    let mut seen = 0;
+    for name in ["certificate", "cluster", "control", "manifest", "pointer"] {
+        let source = root()?.join(format!("crates/snapshot-store/src/format/{name}.rs"));
+        let text = fs::read_to_string(source)?;
+        let fields = text.lines().filter_map(|line| line.strip_prefix("    pub "));
+        let fields = fields
+            .filter_map(|line| line.split_once(": "))
+            .map(|(field, _)| field);
+        for field in fields.filter(|field| *field != "unknown" && !field.contains(' ')) {
+            ensure!(
+                document.contains(field),
+                "docs/repository-format.md does not know `{field}` of {name}.rs"
+            );
+            seen += 1;
+        }
+    }
+    ensure!(
+        seen > 50,
+        "only {seen} fields were found: are they written otherwise now?"
+    );
     Ok(())
 }

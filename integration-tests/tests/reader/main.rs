@@ -87,9 +87,10 @@ async fn the_reader_lists_what_the_library_knows() -> anyhow::Result<()> {
         let up_to = certificate.map(|certificate| certificate.value.up_to);
         ensure!(found["certified_up_to"] == json!(up_to), "{found}");
         let survey = made.repository.survey(partition).await?;
-        let known = survey.directories.iter().map(
-            |known| json!({"directory": known.directory.to_string(), "state": known.state.as_str()}),
-        );
+        let known = survey
+            .directories
+            .iter()
+            .map(|known| json!({"directory": known.directory.to_string(), "state": known.state.as_str()}));
         ensure!(
             found["directories"] == known.collect::<Value>(),
             "{found} and {survey:?}"
@@ -249,7 +250,9 @@ async fn damage_has_the_same_name_and_the_next_older_snapshot_is_taken() -> anyh
     let entry = made.pointer(P0).await?.snapshots.remove(0);
     let changed = Keys::manifest(P0, &entry.path);
     ensure!(changed != manifest, "every repository draws ids of its own");
-    made.edit(&changed, |text| text.replace("\"log_bytes\": ", "\"log_bytes\": 1"))?;
+    made.edit(&changed, |text| {
+        text.replace("\"log_bytes\": ", "\"log_bytes\": 1")
+    })?;
     expect_damage(&made, "wrong-hash", &changed).await?;
     std::fs::remove_file(made.path(&changed))?;
     expect_damage(&made, "missing-manifest", &changed).await
@@ -258,11 +261,7 @@ async fn damage_has_the_same_name_and_the_next_older_snapshot_is_taken() -> anyh
 #[tokio::test]
 async fn a_newer_format_is_refused_by_name() -> anyhow::Result<()> {
     let bump = |text: &str| text.replacen("\"format\": 1", "\"format\": 2", 1);
-    for key in [
-        Keys::CLUSTER.to_owned(),
-        Keys::pointer(P0),
-        Keys::certificate(P0),
-    ] {
+    for key in [Keys::CLUSTER.to_owned(), Keys::pointer(P0), Keys::certificate(P0)] {
         let made = Made::new().await?;
         made.edit(&key, bump)?;
         let expected = Faults::from([("newer-format".to_owned(), key.clone())]);
@@ -294,14 +293,13 @@ async fn fields_of_a_later_version_are_passed_over() -> anyhow::Result<()> {
         let text = text.replacen("{\n", "{\n  \"zz_later\": [{\"a\": 1}],\n", 1);
         text.replace("\n    {\n", "\n    {\n      \"zz_later\": null,\n")
     };
-    for key in [
-        Keys::CLUSTER.to_owned(),
-        Keys::pointer(P0),
-        Keys::certificate(P0),
-    ] {
+    for key in [Keys::CLUSTER.to_owned(), Keys::pointer(P0), Keys::certificate(P0)] {
         made.edit(&key, later)?;
     }
-    for (before, after) in before.iter().zip([made.read(&["list"])?, made.read(&["verify"])?]) {
+    for (before, after) in before
+        .iter()
+        .zip([made.read(&["list"])?, made.read(&["verify"])?])
+    {
         ensure!(
             after.code == Some(0) && after.json == before.json,
             "{before:?} and {after:?}"

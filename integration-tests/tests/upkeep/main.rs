@@ -2,5 +2,6 @@
 //! wrong.
 
 mod bucket;
+mod every_kind;
 mod sweep;
 mod verify;

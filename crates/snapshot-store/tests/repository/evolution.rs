@@ -29,7 +29,7 @@ impl World {
         changed.await.map(drop)
     }
 
-    fn draft(&self, up_to: u64) -> CertificateDraft {
+    fn draft_at(&self, up_to: u64) -> CertificateDraft {
         CertificateDraft {
             cluster: self.record.cluster.clone(),
             partition: P0,
@@ -42,7 +42,8 @@ impl World {
 }
 
 fn is_newer(error: &StoreError, key: &str) -> bool {
-    error.to_string().contains(key) && matches!(error, StoreError::Unusable(FormatError::Newer { found: 2, .. }))
+    error.to_string().contains(key)
+        && matches!(error, StoreError::Unusable(FormatError::Newer { found: 2, .. }))
 }
 
 #[tokio::test(start_paused = true)]
@@ -115,7 +116,7 @@ async fn a_newer_certificate_stops_publishing_and_certifying_and_is_left_alone()
     );
     let error = world
         .repository
-        .write_certificate(world.draft(100))
+        .write_certificate(world.draft_at(100))
         .await
         .unwrap_err();
     assert!(
