@@ -97,7 +97,7 @@ impl Made {
     /// Publishes a snapshot: one file that is the same in all of them, and one that is not.
     async fn publish(&self, partition: PartitionId, lsn: u64) -> anyhow::Result<()> {
         let checkpoint = tempfile::tempdir()?;
-        std::fs::write(checkpoint.path().join("000007.sst"), [7; 100 << 10])?;
+        std::fs::write(checkpoint.path().join("000007.sst"), [7_u8; 100 << 10])?;
         std::fs::write(checkpoint.path().join("CURRENT"), format!("state at {lsn}\n"))?;
         let upload = SnapshotUpload {
             cluster: self.record.cluster.clone(),
@@ -205,7 +205,7 @@ impl Made {
 
     pub(crate) fn restore_point(&self, partition: PartitionId, args: &[&str]) -> anyhow::Result<Reading> {
         let partition = partition.to_string();
-        self.read(&[&["restore-point", "--partition", &partition], args].concat())
+        self.read(&[&["restore-point", "--partition", &partition][..], args].concat())
     }
 
     /// Runs the reader on this repository.
