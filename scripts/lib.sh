@@ -5,7 +5,7 @@
 #
 #   <cache>/target              what cargo builds (unless CARGO_TARGET_DIR is set)
 #   <cache>/rocksdb/<key>       the RocksDB archive, which takes a quarter of an hour to compile
-#   <cache>/tools               just, typos, cargo-deny, cargo-machete, promtool, each at one version
+#   <cache>/tools               just, typos, cargo-deny, cargo-machete, promtool, packages for tests, each at one version
 #   <cache>/tools/store-servers two object store servers of the tests (0.6 GiB), at the versions of scripts/store-servers
 #   <cache>/bin/<clone>         the binary that the scripts start
 #
@@ -142,6 +142,29 @@ install_promtool() {
 
 apt_update_quietly() {
     if [ "$(id -u)" = 0 ]; then apt-get update -q >&2 || true; else sudo -n apt-get update -q >&2 || true; fi
+}
+
+# The test of docs/repository-format.md runs a reader in Python, which needs one package from PyPI. Exports
+# TIDEMARK_READER_PYTHON, the interpreter that has it.
+need_reader_python() {
+    local requirement
+    requirement=$(<"$TIDEMARK_ROOT/integration-tests/reader/requirements.txt")
+    TIDEMARK_READER_PYTHON=$TIDEMARK_TOOLS/venv-reader-${requirement/==/-}/bin/python
+    export TIDEMARK_READER_PYTHON
+    "$TIDEMARK_READER_PYTHON" -c 'import blake3' 2>/dev/null || with_lock tools install_reader_python "$requirement"
+}
+
+install_reader_python() {
+    local requirement=$1 venv=$TIDEMARK_TOOLS/venv-reader-${1/==/-}
+    "$venv/bin/python" -c 'import blake3' 2>/dev/null && return
+    say "installing $requirement for the reader in Python"
+    rm -rf "$venv"
+    if ! python3 -m venv "$venv" >/dev/null 2>&1; then
+        apt_install python3-venv
+        rm -rf "$venv"
+        python3 -m venv "$venv"
+    fi
+    "$venv/bin/pip" install -q --disable-pip-version-check "$requirement" >&2
 }
 
 # --- RocksDB -----------------------------------------------------------------------------------------------------

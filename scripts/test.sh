@@ -22,6 +22,7 @@ set_up() {
     need_build_tools
     need_promtool
     need_store_servers
+    need_reader_python
 }
 
 # One selection for binary and tests: cargo would otherwise compile what they share twice, with different features.

@@ -5,6 +5,7 @@
 //! - [`bucket`]: an independent reader of the object store: plain JSON and hashes, none of the project's own code.
 //! - [`replicas`]: what each replica holds, read over gRPC.
 //! - [`s3_server`]: an S3 server on loopback, in a process of its own or in that of a test.
+//! - [`scrape`]: a node's metrics.
 //! - [`store_servers`]: object store servers of other makes.
 //! - [`fault_proxy`]: what stands between a client and a server and breaks what passes, by a plan.
 
@@ -14,7 +15,9 @@ pub mod fault_proxy;
 mod node;
 pub mod replicas;
 pub mod s3_server;
+mod scrape;
 pub mod store_servers;
 
 pub use cluster::{TestCluster, binary};
 pub use node::SingleNode;
+pub use scrape::scrape;

@@ -1,10 +1,10 @@
 //! Every node's metrics endpoint passes `promtool check metrics` and has what operators need.
 
 use anyhow::{Context, bail, ensure};
-use integration_tests::TestCluster;
+use integration_tests::{TestCluster, scrape};
+use snapshot_store::AnomalyKind;
 use std::{
-    io::{Read, Write},
-    net::TcpStream,
+    io::Write,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -54,23 +54,21 @@ const EXPECTED: &[(Node, &[&str])] = &[
     ),
 ];
 
-/// Reads `/metrics` with nothing but a socket.
-fn scrape(address: &str) -> anyhow::Result<String> {
-    let mut stream = TcpStream::connect(address).with_context(|| address.to_owned())?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    write!(
-        stream,
-        "GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-    )?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("no header")?;
-    ensure!(head.starts_with("HTTP/1.1 200"), "{address}: {head}");
-    ensure!(
-        !head.to_lowercase().contains("transfer-encoding: chunked"),
-        "{address} answers in chunks"
-    );
-    Ok(body.to_owned())
+/// Every kind of anomaly has a series from the beginning, so that an alert on its increase sees the first one.
+fn check_anomalies(node: Node, metrics: &str) -> anyhow::Result<()> {
+    let counter = match node {
+        Node::Worker(_) => "tidemark_worker_anomalies_total",
+        Node::Admin => "tidemark_admin_anomalies_total",
+        Node::Log => return Ok(()),
+    };
+    for kind in AnomalyKind::ALL {
+        let series = format!("{counter}{{kind=\"{kind}\"}} 0");
+        ensure!(
+            metrics.lines().any(|line| line == series),
+            "{node} has no {series}"
+        );
+    }
+    Ok(())
 }
 
 /// Runs `promtool check metrics`; it fails on bad names, missing help and everything Prometheus cannot read.
@@ -162,6 +160,7 @@ async fn every_metrics_endpoint_passes_promtool() -> anyhow::Result<()> {
     for node in cluster.nodes() {
         let metrics = scrape(cluster.endpoints().metrics_address(node))?;
         check_with_promtool(node, &metrics)?;
+        check_anomalies(node, &metrics)?;
         for (_, names) in EXPECTED.iter().filter(|(expected, _)| *expected == node) {
             for name in *names {
                 ensure!(

@@ -5,21 +5,24 @@
 mod common;
 
 use common::*;
+use serde_json::{Value, json};
 use snapshot_store::{
     ChainHash, ContentHash, LeaderEpoch, Leadership, Lsn, PartitionId, ReplicaRole, RequestId, StateDigest,
     format::{
-        ChainPoint, ChainTrail, ClusterRecord, Control, FormatError, KeyHash, KeyRange, Keys, Manifest,
-        ManifestFile, Origin, Pause, PauseScope, Pointer, Producer, SnapshotDirectory, StateMachineVersion,
-        StickyHold, StickyReason, Stored, Unknown,
+        Certificate, ChainPoint, ChainTrail, ClusterRecord, Control, FormatError, KeyHash, KeyRange, Keys,
+        Manifest, ManifestFile, Origin, Pause, PauseScope, Pointer, Producer, SnapshotDirectory,
+        StateMachineVersion, StickyHold, StickyReason, Stored, Unknown,
     },
 };
 use std::path::Path;
 
+fn golden(name: &str) -> Vec<u8> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    std::fs::read(folder.join(name)).unwrap_or_default()
+}
+
 fn check<T: Stored + PartialEq + std::fmt::Debug>(name: &str, value: &T) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(name);
-    let golden = std::fs::read_to_string(&path).unwrap_or_default();
+    let golden = String::from_utf8(golden(name)).unwrap();
     let written = String::from_utf8(value.encode()).unwrap();
     assert_eq!(
         written, golden,
@@ -27,16 +30,15 @@ fn check<T: Stored + PartialEq + std::fmt::Debug>(name: &str, value: &T) {
     );
     assert_eq!(&T::decode(name, golden.as_bytes()).unwrap(), value, "{name}");
 
-    // A newer number is named as such; a field that a later version added is kept and written back.
+    // A newer number is refused by name; a field that a later version added is kept and written back.
     let format = format!("\"format\": {}", T::FORMAT);
     let newer = golden.replacen(&format, "\"format\": 99", 1);
-    assert!(
-        matches!(
-            T::decode(name, newer.as_bytes()),
-            Err(FormatError::Newer { found: 99, .. })
-        ),
-        "{name}"
-    );
+    let refused = T::decode(name, newer.as_bytes()).unwrap_err();
+    assert!(matches!(refused, FormatError::Newer { found: 99, .. }), "{name}");
+    let text = refused.to_string();
+    for said in [name, "99", T::WHAT] {
+        assert!(text.contains(said), "{text}");
+    }
     let extended = golden.replacen(&format, &format!("{format},\n  \"zz_later\": [1]"), 1);
     let read = T::decode(name, extended.as_bytes()).unwrap();
     assert_ne!(&read, value, "{name}: the unknown field is gone");
@@ -149,16 +151,69 @@ fn control_state_keeps_its_form() {
 
 #[test]
 fn objects_from_before_there_were_copies_are_read() {
-    let read = |name: &str| {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("tests/golden")
-            .join(name);
-        std::fs::read(path).unwrap()
-    };
-    let old = Pointer::decode("latest", &read("latest-before-copies.json")).unwrap();
+    let old = Pointer::decode("latest", &golden("latest-before-copies.json")).unwrap();
     assert!(old.snapshots.iter().all(|entry| entry.bytes_copied == 0));
-    let old = Manifest::decode("metadata", &read("metadata-before-copies.json")).unwrap();
+    let old = Manifest::decode("metadata", &golden("metadata-before-copies.json")).unwrap();
     assert!(old.bytes_copied == 0 && old.files.iter().all(|file| file.copies == 0));
+}
+
+/// Puts a field that a later version might have added into every member of the document's lists, and of the lists in it.
+fn extend_members(value: &mut Value) -> usize {
+    let Value::Object(object) = value else { return 0 };
+    let mut extended = 0;
+    for (name, list) in object.iter_mut() {
+        // Chain points are closed: they are compared as a whole.
+        let Value::Array(members) = list else { continue };
+        for member in members.iter_mut().filter(|_| name != "chain") {
+            extended += 1 + extend_members(member);
+            member["zz_later"] = json!({"of": ["a later", "version"]});
+        }
+    }
+    extended
+}
+
+fn members_keep_unknown_fields<T: Stored>(name: &str, expected: usize) {
+    let mut value: Value = serde_json::from_slice(&golden(name)).unwrap();
+    assert_eq!(extend_members(&mut value), expected, "{name}");
+    let read = T::decode(name, &serde_json::to_vec(&value).unwrap()).unwrap();
+    let written: Value = serde_json::from_slice(&read.encode()).unwrap();
+    assert_eq!(written, value, "{name}");
+}
+
+#[test]
+fn unknown_fields_in_the_members_of_lists_survive_a_rewrite() {
+    members_keep_unknown_fields::<Pointer>("latest.json", 4);
+    members_keep_unknown_fields::<Certificate>("trim.json", 2);
+    members_keep_unknown_fields::<Control>("control.json", 5);
+    members_keep_unknown_fields::<Manifest>("metadata.json", 1);
+}
+
+#[test]
+fn small_values_are_closed() {
+    for (name, key) in [("latest.json", "cluster"), ("metadata.json", "producer")] {
+        let mut value: Value = serde_json::from_slice(&golden(name)).unwrap();
+        value[key]["zz_later"] = json!(1);
+        let bytes = serde_json::to_vec(&value).unwrap();
+        let refused = match name {
+            "latest.json" => Pointer::decode(name, &bytes).map(drop),
+            _ => Manifest::decode(name, &bytes).map(drop),
+        };
+        assert!(
+            matches!(refused, Err(FormatError::Unparsable { .. })),
+            "{name}: {refused:?}"
+        );
+    }
+}
+
+#[test]
+fn facts_that_a_host_does_not_keep_may_be_null_or_left_out() {
+    let mut value: Value = serde_json::from_slice(&golden("metadata-minimal.json")).unwrap();
+    let object = value.as_object_mut().unwrap();
+    for key in ["chain", "state_digest", "leader", "request_id", "origin"] {
+        assert_eq!(object.remove(key), Some(Value::Null), "{key} is written as null");
+    }
+    let read = Manifest::decode("metadata", &serde_json::to_vec(&value).unwrap()).unwrap();
+    assert_eq!(read, manifest());
 }
 
 fn manifest() -> Manifest {

@@ -2,7 +2,7 @@
 
 use crate::shared::{Lease, SNAPSHOT_AFTER, lease, says, words};
 use anyhow::{Context, ensure};
-use integration_tests::bucket::BucketPartition;
+use integration_tests::{bucket::BucketPartition, scrape};
 use snapshot_proto::v1::{
     PauseRequest, ResumeRequest, VerifyLevel, VerifySnapshotReply, VerifySnapshotRequest,
 };
@@ -158,6 +158,14 @@ async fn verify(lease: &Lease, partition: u32, snapshot_id: &str) -> anyhow::Res
         .into_inner())
 }
 
+/// How many anomalies of a kind the worker that verifies has counted.
+fn counted(lease: &Lease, kind: &str) -> anyhow::Result<f64> {
+    let metrics = scrape(lease.endpoints().metrics_address(Node::Worker(1)))?;
+    let series = format!("tidemark_worker_anomalies_total{{kind=\"{kind}\"}} ");
+    let value = metrics.lines().find_map(|line| line.strip_prefix(&series));
+    Ok(value.context("no such series")?.parse()?)
+}
+
 /// Spoils the newest snapshot of `partition`, and shows that verification names the file, that the partition is
 /// not trimmed on it, and that new snapshots heal it.
 async fn a_spoilt_file_is_found(
@@ -179,8 +187,10 @@ async fn a_spoilt_file_is_found(
         .to_string_lossy()
         .into_owned();
 
+    let before = counted(&lease, kind)?;
     let reply = verify(&lease, partition, &snapshot_id).await?;
     ensure!(!reply.ok && reply.anomalies.len() == 1, "{reply:?}");
+    ensure!(counted(&lease, kind)? > before, "{kind} was not counted");
     ensure!(reply.anomalies[0].kind == kind, "{reply:?}");
     says(
         &format!("{} {}", reply.anomalies[0].key, reply.anomalies[0].message),

@@ -233,11 +233,23 @@ impl Bucket {
 
     /// Runs `tidemark snapshots ARGS` on this repository.
     pub(crate) fn snapshots(&self, args: &[&str]) -> anyhow::Result<Answer> {
-        let store = self.repository.url();
+        Self::snapshots_at(self.repository.url(), &[], args)
+    }
+
+    /// Runs `tidemark snapshots ARGS` on the repository at `url`.
+    pub(crate) fn snapshots_at(
+        url: &str,
+        options: &[(String, String)],
+        args: &[&str],
+    ) -> anyhow::Result<Answer> {
+        let options = options
+            .iter()
+            .map(|(key, value)| format!("--store-option={key}={value}"));
         let output = Command::new(binary()?)
             .args(["--output", "json", "snapshots"])
             .args(args)
-            .args(["--store", store])
+            .args(["--store", url])
+            .args(options)
             .output()?;
         let text = String::from_utf8(output.stdout)?;
         let errors = String::from_utf8_lossy(&output.stderr);

@@ -3,5 +3,6 @@
 
 mod bucket;
 mod copy;
+mod every_kind;
 mod sweep;
 mod verify;

@@ -1,4 +1,5 @@
-//! Every kind of anomaly is produced, and `snapshots verify` finds it under its name and says so in its exit code.
+//! The ways in which anomalies come about: `snapshots verify` finds each under its name, at every level at which it shows, and
+//! says so in its exit code. That no kind is left out is for `every_kind`.
 
 use crate::bucket::{Answer, Bucket, P0};
 use anyhow::{Context, ensure};
@@ -11,9 +12,17 @@ use std::collections::BTreeSet;
 /// Nothing is damaged, and something wants cleaning up.
 const FINDINGS: i32 = 3;
 
+/// The exit code for anomalies of this kind alone.
+pub(crate) fn exit_code(kind: AnomalyKind) -> i32 {
+    match kind.severity() {
+        Severity::Damage => 1,
+        Severity::Finding => FINDINGS,
+    }
+}
+
 impl Answer {
     /// Kind and key of all anomalies, wherever they stand in the answer.
-    fn anomalies(&self) -> BTreeSet<(String, String)> {
+    pub(crate) fn anomalies(&self) -> BTreeSet<(String, String)> {
         let of = |list: &str| self.json[list].as_array().cloned().unwrap_or_default();
         let places = of("places").into_iter().chain(of("snapshots"));
         let anomalies = places.flat_map(|place| place["anomalies"].as_array().cloned().unwrap_or_default());
@@ -32,11 +41,7 @@ fn expect(bucket: &Bucket, kind: AnomalyKind, key: &str, level: &str) -> anyhow:
         answer.anomalies() == expected,
         "expected {kind} at {key}: {answer:?}"
     );
-    let code = match kind.severity() {
-        Severity::Damage => 1,
-        Severity::Finding => FINDINGS,
-    };
-    ensure!(answer.code == Some(code), "{kind}: {answer:?}");
+    ensure!(answer.code == Some(exit_code(kind)), "{kind}: {answer:?}");
     ensure!(answer.json["ok"] == false, "{answer:?}");
     Ok(())
 }
@@ -49,7 +54,7 @@ fn expect_at_every_level(bucket: &Bucket, kind: AnomalyKind, key: &str) -> anyho
     Ok(())
 }
 
-fn other_cluster() -> ClusterIdentity {
+pub(crate) fn other_cluster() -> ClusterIdentity {
     ClusterIdentity {
         name: "other".to_owned(),
         fingerprint: Fingerprint::from_bytes([0xee; 16]),
@@ -57,7 +62,7 @@ fn other_cluster() -> ClusterIdentity {
 }
 
 /// A file of the newest snapshot that is large enough to be spoilt.
-async fn a_file(bucket: &Bucket) -> anyhow::Result<(PointerEntry, String)> {
+pub(crate) async fn a_file(bucket: &Bucket) -> anyhow::Result<(PointerEntry, String)> {
     let entry = bucket.pointer().await?.snapshots.remove(0);
     let manifest = bucket.repository.manifest(P0, &entry).await?;
     let file = manifest.files.iter().find(|file| file.name.ends_with(".sst"));

@@ -12,6 +12,7 @@ mod copy_faults;
 mod copy_fork;
 mod documents;
 mod download;
+mod evolution;
 mod fork_point;
 mod incremental;
 mod local;
