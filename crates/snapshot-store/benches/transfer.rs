@@ -122,7 +122,7 @@ async fn interleaved(
     ours: impl AsyncFnOnce() -> f64,
     theirs: impl FnOnce() -> f64,
 ) -> (f64, f64) {
-    if pair % 2 == 0 {
+    if pair.is_multiple_of(2) {
         let mine = ours().await;
         (mine, theirs())
     } else {

@@ -229,8 +229,9 @@ async fn move_with_interruptions(from: &Place, to: &Place) {
     }
 
     let (quarter, never) = (Until::bytes(total / 4), CancellationToken::new());
+    let destination = to.open();
     tokio::select! {
-        report = source.move_to(&to.open(), &request, &quarter, &never) => panic!("it was done: {report:?}"),
+        report = source.move_to(&destination, &request, &quarter, &never) => panic!("it was done: {report:?}"),
         () = quarter.reached.notified() => {}
     }
     assert!(pointers(to).await < PARTITIONS, "it was cut off in the middle");

@@ -21,6 +21,7 @@ impl World {
             by: name.to_owned(),
             at: at(1),
             reason: "a look".to_owned(),
+            moved_to: None,
             unknown: Unknown::default(),
         };
         let changed = self

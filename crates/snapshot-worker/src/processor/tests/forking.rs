@@ -268,7 +268,8 @@ async fn a_state_that_is_not_the_origins_is_wrong() {
     let other_cluster = |manifest: &mut Manifest| manifest.origin.as_mut().unwrap().cluster = other_cluster();
     let no_origin = |manifest: &mut Manifest| manifest.origin = None;
     let other_lsn = |manifest: &mut Manifest| manifest.log_bytes += 1;
-    let wrongs: [(&str, &dyn Fn(&mut Manifest)); 4] = [
+    type Change<'a> = &'a dyn Fn(&mut Manifest);
+    let wrongs: [(&str, Change<'_>); 4] = [
         ("incarnation", &other_log),
         ("cluster", &other_cluster),
         ("cluster", &no_origin),
