@@ -217,7 +217,7 @@ async fn latest(store: &Repository) -> Vec<u64> {
 
 /// Moves as a person would whose machine goes down once and who presses Ctrl-C once.
 async fn move_with_interruptions(from: &Place, to: &Place) {
-    let (source, request) = (from.open(), MoveRequest::default());
+    let (source, destination, request) = (from.open(), to.open(), MoveRequest::default());
     let mut total = 0;
     for partition in (0..PARTITIONS).map(PartitionId::new) {
         let pointer = source.pointer(partition).await.unwrap().unwrap().value;
@@ -230,7 +230,7 @@ async fn move_with_interruptions(from: &Place, to: &Place) {
 
     let (quarter, never) = (Until::bytes(total / 4), CancellationToken::new());
     tokio::select! {
-        report = source.move_to(&to.open(), &request, &quarter, &never) => panic!("it was done: {report:?}"),
+        report = source.move_to(&destination, &request, &quarter, &never) => panic!("it was done: {report:?}"),
         () = quarter.reached.notified() => {}
     }
     assert!(pointers(to).await < PARTITIONS, "it was cut off in the middle");
