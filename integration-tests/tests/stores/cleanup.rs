@@ -50,8 +50,8 @@ pub(crate) async fn only_what_may_go_goes(subject: &Subject) {
     assert_eq!(world.other().prune(P0).await.unwrap().deleted, []);
 }
 
-pub(crate) async fn more_than_a_thousand_objects_are_listed_and_deleted(subject: &Subject) {
-    const FILES: usize = 1_050;
+pub(crate) async fn more_than_a_thousand_objects_are_listed(subject: &Subject) {
+    const FILES: usize = 1_010;
     let world = World::new(subject, "many").await;
     let names: Vec<String> = (0..FILES).map(|number| format!("{number:06}.sst")).collect();
     let sizes: Vec<(&str, usize)> = names.iter().map(|name| (name.as_str(), 10)).collect();
@@ -59,20 +59,8 @@ pub(crate) async fn more_than_a_thousand_objects_are_listed_and_deleted(subject:
     // Publishing lists what it uploaded.
     let published = world.publish(many.path(), 100).await.unwrap();
     assert_eq!(published.entry.files as usize, FILES);
+    assert_eq!(world.check(&published.entry, CheckLevel::Presence).await, [""; 0]);
     let survey = world.other().survey(P0).await.unwrap();
-    let (retained, objects) = (survey.size_of(DirectoryState::Retained), FILES as u64 + 1);
-    assert_eq!(retained.objects, objects);
-
-    let few = checkpoint(&[("CURRENT", 16)]);
-    for lsn in [200, 300] {
-        world.publish(few.path(), lsn).await.unwrap();
-    }
-    world.certify(200).await.unwrap();
-    let report = world.other().prune(P0).await.unwrap();
-    assert_eq!(report.freed, retained);
-    assert_eq!(
-        world.raw.keys().await.len(),
-        4 + 4,
-        "documents, and two snapshots"
-    );
+    let retained = survey.size_of(DirectoryState::Retained);
+    assert_eq!(retained.objects, FILES as u64 + 1);
 }
