@@ -104,11 +104,10 @@ async fn read_chunks(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Vec
 
 fn header(head: &[u8], name: &str) -> Option<String> {
     let head = String::from_utf8_lossy(head);
-    let value = head.lines().skip(1).find_map(|line| {
+    head.lines().skip(1).find_map(|line| {
         let (found, value) = line.split_once(':')?;
         found.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
-    });
-    value
+    })
 }
 
 #[cfg(test)]

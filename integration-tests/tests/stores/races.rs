@@ -6,7 +6,7 @@ use crate::{
 };
 use futures::future::join_all;
 use snapshot_store::{NoProgress, PublishError, SnapshotId};
-use std::time::Instant;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 const PUBLISHERS: usize = 16;

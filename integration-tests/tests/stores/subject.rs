@@ -7,8 +7,9 @@ use integration_tests::{
 };
 use object_store::{ObjectStore, ObjectStoreExt, local::LocalFileSystem, memory::InMemory, path::Path};
 use snapshot_store::{Entropy, Incremental, Repository, Seams, StoreOptions, SystemClock, TransferOptions};
-use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{future::Future, panic::AssertUnwindSafe, sync::Arc};
 use tempfile::TempDir;
+use tokio::time::Instant;
 use url::Url;
 
 const BUCKET: &str = "bucket";
