@@ -4,7 +4,7 @@
 //! - [`mod@format`]: the stored objects (`cluster.json`, `latest.json`, `metadata.json`, `trim.json`, `control.json`).
 //! - [`core`]: the three decisions that destroy something: trim, replace the pointer, delete. Pure, and used by
 //!   the product, the model checker and the simulation alike.
-//! - [`Repository`]: the protocols around them: open, publish, read, verify, download, prune.
+//! - [`Repository`]: the protocols around them: open, publish, read, verify, download, prune, copy.
 //!
 //! Not here: when a snapshot is due (`snapshot-scheduler`) and what is in its files (`snapshot-worker`).
 

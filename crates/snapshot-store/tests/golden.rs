@@ -74,6 +74,31 @@ fn cluster_identity_keeps_its_form() {
 }
 
 #[test]
+fn the_marks_of_copies_keep_their_form() {
+    let incarnations = [(P0, incarnation(2))].into();
+    let fork = ClusterRecord {
+        cluster: cluster(),
+        partitions: 1,
+        key_hash: KeyHash::Blake3Mod,
+        incarnations,
+        created_at: at(0),
+        forked_from: Some(other_cluster()),
+        unknown: Unknown::default(),
+    };
+    check("cluster-fork.json", &fork);
+    let mut sealed = Control::empty(cluster(), write_id(3));
+    sealed.pauses.push(Pause {
+        scope: PauseScope::Cluster,
+        by: "ops".to_owned(),
+        at: at(1),
+        reason: "moved to s3://new/place".to_owned(),
+        moved_to: Some("s3://new/place".to_owned()),
+        unknown: Unknown::default(),
+    });
+    check("control-sealed.json", &sealed);
+}
+
+#[test]
 fn pointer_keeps_its_form() {
     let mut pointer: Pointer = pointer(vec![entry(800), entry(500)]);
     pointer.snapshots[0].role = ReplicaRole::Leader;

@@ -24,14 +24,11 @@ fn snapshots(args: &[&str]) -> anyhow::Result<Answer> {
     let text = String::from_utf8(output.stdout)?;
     let errors = String::from_utf8_lossy(&output.stderr);
     let json = match text.lines().count() {
-        0 => Value::Null,
+        // A wrong call says so on the standard error alone.
+        0 => Value::String(errors.into_owned()),
         1 => serde_json::from_str(&text)?,
         _ => anyhow::bail!("{args:?}: {text}\n{errors}"),
     };
-    let mut json = json;
-    if json.is_null() {
-        json = Value::String(errors.into_owned());
-    }
     Ok(Answer {
         code: output.status.code(),
         json,
@@ -198,6 +195,7 @@ async fn wrong_calls_change_nothing_and_say_what_is_wrong() -> anyhow::Result<()
     let bucket = Bucket::new().await?;
     let source = bucket.repository.url().to_owned();
     let other = Bucket::new().await?;
+    let there = format!("file://{}", bucket.dir.path().join("there").display());
     for (args, code, word) in [
         (vec!["copy", &source, &source, "--move"], 1, "same place"),
         (
@@ -211,20 +209,16 @@ async fn wrong_calls_change_nothing_and_say_what_is_wrong() -> anyhow::Result<()
             "another URL",
         ),
         (
-            vec!["copy", &source, "file:///tmp/x", "--move", "--partitions", "0-7"],
+            vec!["copy", &source, &there, "--move", "--partitions", "0-7"],
             1,
             "no partition",
         ),
         (
-            vec!["copy", &source, "file:///tmp/x", "--move", "--partitions", "7-0"],
+            vec!["copy", &source, &there, "--move", "--partitions", "7-0"],
             2,
             "range",
         ),
-        (
-            vec!["copy", &source, "file:///tmp/x", "--move", "--at", "5"],
-            2,
-            "--fork",
-        ),
+        (vec!["copy", &source, &there, "--move", "--at", "5"], 2, "--move"),
         (
             vec!["copy", "file:///nowhere/at/all", &source, "--move"],
             1,
@@ -237,5 +231,6 @@ async fn wrong_calls_change_nothing_and_say_what_is_wrong() -> anyhow::Result<()
     }
     let control = bucket.repository.control().await?.context("control.json")?.value;
     ensure!(control.seal().is_none());
+    ensure!(!bucket.dir.path().join("there").exists());
     Ok(())
 }

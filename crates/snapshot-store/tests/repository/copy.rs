@@ -23,10 +23,14 @@ impl Target {
         Self::at("there")
     }
 
-    fn at(base: &'static str) -> Self {
+    pub(crate) fn at(base: &'static str) -> Self {
         let memory = Arc::new(InMemory::new());
         let store = FaultyStore::around(memory.clone());
-        let repository = Repository::with_store(Arc::new(store.clone()), Path::from(base), seams(20));
+        let repository = Repository::with_store(
+            Arc::new(store.clone()),
+            Path::from(base),
+            seams(base.len() as u64),
+        );
         Target {
             store,
             memory,
@@ -37,7 +41,8 @@ impl Target {
 
     /// Another process, without faults.
     pub(crate) fn other(&self) -> Repository {
-        Repository::with_store(self.memory.clone(), Path::from(self.base), seams(21))
+        let store = FaultyStore::around(self.memory.clone());
+        Repository::with_store(Arc::new(store), Path::from(self.base), seams(21))
     }
 
     pub(crate) async fn pointer(&self, partition: PartitionId) -> Option<Pointer> {

@@ -129,8 +129,8 @@ async fn unclear_answers_are_resolved_by_reading() {
 #[tokio::test(start_paused = true)]
 async fn a_file_that_changed_at_the_destination_is_not_taken_for_the_copy() {
     let (world, target) = (source().await, Target::empty());
-    target.store.fail_put("0/latest.json", Fault::Before);
-    target.store.crash_after(22);
+    target.repository.ensure_capable().await.unwrap();
+    target.store.crash_after(8);
     assert!(!went_well(&move_it(&world.repository, &target.repository).await));
     // Of the right size, and other bytes.
     let listed =

@@ -54,10 +54,10 @@ pub struct CopyArgs {
     #[arg(long, value_name = "LIST")]
     partitions: Option<PartitionList>,
     /// Take the newest snapshot at or below this LSN.
-    #[arg(long, value_name = "LSN", requires = "fork")]
+    #[arg(long, value_name = "LSN", conflicts_with = "moves")]
     at: Option<u64>,
     /// Name of the new cluster.
-    #[arg(long, value_name = "NAME", requires = "fork")]
+    #[arg(long, value_name = "NAME", conflicts_with = "moves")]
     name: Option<String>,
     /// Who orders it; stands in the seal.
     #[arg(long, value_name = "NAME", env = "USER", default_value = "operator")]

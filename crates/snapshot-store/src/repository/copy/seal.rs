@@ -41,7 +41,14 @@ impl Repository {
         });
         let control = control.await.map_err(CopyError::Source)?;
         match control.seal() {
-            Some(found) if found.moved_to.as_deref() == Some(to) => Ok(control),
+            Some(found)
+                if found
+                    .moved_to
+                    .as_deref()
+                    .is_some_and(|before| same_place(before, to)) =>
+            {
+                Ok(control)
+            }
             Some(found) => Err(CopyError::MovedElsewhere {
                 to: found.moved_to.clone().unwrap_or_default(),
                 by: found.by.clone(),
@@ -252,6 +259,11 @@ impl Repository {
 fn without_seal(control: &Control) -> Vec<Pause> {
     let pauses = control.pauses.iter().filter(|pause| pause.moved_to.is_none());
     pauses.cloned().collect()
+}
+
+/// Returns whether two URLs differ at most by a slash at the end.
+fn same_place(one: &str, other: &str) -> bool {
+    one.trim_end_matches('/') == other.trim_end_matches('/')
 }
 
 fn unusable(error: StoreError) -> CopyError {
