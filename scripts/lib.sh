@@ -183,8 +183,21 @@ rocksdb_key() {
     printf '%s-gcc%s-%s-%s\n' "$version" "$compiler" "$(uname -m)" "$settings"
 }
 
+# Clones share the target folder for what they depend on. Cargo takes a crate of one clone for the same crate of
+# another when the files are older, so what another clone built of the project itself goes first.
+claim_target() {
+    local owner=$CARGO_TARGET_DIR/clone crate
+    [ "$(cat "$owner" 2>/dev/null)" != "$TIDEMARK_ROOT" ] || return 0
+    mkdir -p "$CARGO_TARGET_DIR"
+    for crate in "$TIDEMARK_ROOT"/crates/* integration-tests; do
+        rm -rf "$CARGO_TARGET_DIR"/*/.fingerprint/"$(basename "$crate")"-*
+    done
+    printf '%s\n' "$TIDEMARK_ROOT" >"$owner"
+}
+
 # Exports ROCKSDB_LIB_DIR and ROCKSDB_STATIC, after compiling RocksDB if this machine has not done it yet.
 use_rocksdb_archive() {
+    claim_target
     if [ -n "${ROCKSDB_LIB_DIR:-}" ]; then
         [ -f "$ROCKSDB_LIB_DIR/librocksdb.a" ] || die "ROCKSDB_LIB_DIR=$ROCKSDB_LIB_DIR holds no librocksdb.a"
     else
@@ -255,6 +268,7 @@ build_tidemark() {
 }
 
 build_tidemark_locked() {
+    claim_target
     in_root cargo build --locked "$@" </dev/null >&2
     keep_link tidemark "$TIDEMARK_BIN"
     case " $* " in *' s3-server '*) keep_link s3-server "$TIDEMARK_S3_SERVER" ;; esac

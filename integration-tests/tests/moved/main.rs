@@ -245,7 +245,6 @@ async fn move_with_interruptions(from: &Place, to: &Place) {
     }
 
     let (quarter, never) = (Until::bytes(total / 4), CancellationToken::new());
-    let destination = to.open();
     tokio::select! {
         report = source.move_to(&destination, &request, &quarter, &never) => panic!("it was done: {report:?}"),
         () = quarter.reached.notified() => {}
