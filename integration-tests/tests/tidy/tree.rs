@@ -13,6 +13,8 @@ pub(crate) fn packages_reached(package: &str, features: &str, depth: Option<u32>
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command
         .current_dir(root())
+        // Some test runners ask for the features of the whole workspace at once.
+        .env_remove("CARGO_RESOLVER_FEATURE_UNIFICATION")
         .args(["tree", "--locked", "-p", package, "-e", "normal"]);
     command.args(["--prefix", "none", "--format", "{p}", "--features", features]);
     if let Some(depth) = depth {
