@@ -19,7 +19,9 @@ async fn main() -> anyhow::Result<()> {
         S3Server::start_for(&id, &secret, address, Path::new(folder), bucket, Locking::Atomic).await?;
     println!("{}", server.endpoint());
     let until_closed = || io::copy(&mut io::stdin().lock(), &mut io::sink());
-    tokio::task::spawn_blocking(until_closed).await?.context("standard input")?;
+    tokio::task::spawn_blocking(until_closed)
+        .await?
+        .context("standard input")?;
     Ok(())
 }
 
