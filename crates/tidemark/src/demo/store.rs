@@ -56,7 +56,7 @@ impl StoreArgs {
 /// Without credentials a client would ask a cloud's metadata address for some.
 fn check_credentials(variable: impl Fn(&str) -> Option<OsString>) -> Result<(), DemoError> {
     let missing = |name: &&str| variable(name).is_none_or(|value| value.is_empty());
-    match S3_CREDENTIALS.into_iter().find(|name| missing(&name)) {
+    match S3_CREDENTIALS.into_iter().find(missing) {
         Some(variable) => Err(DemoError::NoCredentials { variable }),
         None => Ok(()),
     }
