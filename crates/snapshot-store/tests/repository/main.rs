@@ -19,6 +19,7 @@ mod local;
 mod publish;
 mod publish_faults;
 mod sweep;
+mod sweep_folder;
 mod transfer;
 mod verify;
 

@@ -38,7 +38,9 @@ fn example<C: RoleConfig + PartialEq + std::fmt::Debug>() {
     collect_keys(&schema, &mut keys);
     for key in keys {
         assert!(
-            text.contains(&format!("{key} = ")) || text.contains(&format!("[{key}]")),
+            [format!("{key} = "), format!("[{key}]"), format!(".{key}]")]
+                .iter()
+                .any(|form| text.contains(form)),
             "{key} is missing"
         );
     }

@@ -7,5 +7,6 @@ mod leading;
 mod proposing;
 mod replicas;
 mod restoring;
+mod stalling;
 
 pub(super) use forking::forked_manifest;

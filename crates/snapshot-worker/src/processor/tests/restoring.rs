@@ -1,6 +1,9 @@
 //! Snapshots in place of records.
 
-use super::bed::{Bed, P0, StallingLog, facts_at, until, until_active, write};
+use super::{
+    bed::{Bed, P0, facts_at, until, until_active, write},
+    stalling::StallingLog,
+};
 use crate::{
     agent::PartitionHost,
     core::{PartitionState, RestoreKind},
