@@ -10,7 +10,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::{StreamExt, stream::BoxStream};
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, memory::InMemory, path::Path,
@@ -28,7 +28,6 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::watch;
 
 pub(super) const P0: PartitionId = PartitionId::new(0);
 pub(super) const P1: PartitionId = PartitionId::new(1);
