@@ -31,7 +31,7 @@ pub use export_job::{CreateSnapshot, ExportEvent, ExportFailure, PublishedExport
 pub use host::{CheckpointFacts, HostError, PartitionHost};
 pub use identity::{IdentityError, LocalIdentity};
 pub use policy::WorkerPolicy;
-pub use restore_job::{RestoreError, RestoreOutcome, RestoreRequest};
+pub use restore_job::{RestoreError, RestoreOutcome, RestoreRequest, ReuseLocal};
 pub use service::AgentService;
 pub use snapshot_agent::{AgentConfig, AgentError, SHUTDOWN_WAIT_MAX, SnapshotAgent};
 pub use verify::{VerifyError, VerifyReport};

@@ -11,6 +11,17 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+/// Whether a restore may take files from what lies on the local disk. Whatever it takes is hashed again first, from its
+/// bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReuseLocal {
+    /// It continues what an interrupted restore left in staging, and links immutable files of the local state.
+    #[default]
+    Allowed,
+    /// All files are read from the store: a rebuild after local corruption trusts nothing on this disk.
+    Nothing,
+}
+
 /// What a host needs restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RestoreRequest {
@@ -22,6 +33,8 @@ pub struct RestoreRequest {
     pub trim_point: Lsn,
     /// What is applied already; `None` without local state.
     pub applied_lsn: Option<Lsn>,
+    /// Whether local files may be used.
+    pub reuse: ReuseLocal,
 }
 
 /// How a restore ended.

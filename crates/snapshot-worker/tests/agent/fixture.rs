@@ -11,7 +11,7 @@ use snapshot_worker::{
     Blocking,
     agent::{
         AgentConfig, CreateSnapshot, ExportEvent, PublishedExport, RestoreError, RestoreOutcome,
-        RestoreRequest, SnapshotAgent,
+        RestoreRequest, ReuseLocal, SnapshotAgent,
     },
     core::{FinishedRestore, RestoreKind},
 };
@@ -175,6 +175,7 @@ impl Node {
             incarnation: cluster.incarnation(),
             trim_point: Lsn::new(trim_point),
             applied_lsn,
+            reuse: ReuseLocal::Allowed,
         };
         tokio::time::timeout(PATIENCE, self.agent.restore(P, request))
             .await
