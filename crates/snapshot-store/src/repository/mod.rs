@@ -7,6 +7,7 @@
 //! | `snapshot_upload`, `publish`, `upload`, `reuse` | makes a finished checkpoint a published snapshot |
 //! | `certificate`, `control` | the two other mutable objects |
 //! | `check`, `download` | verifies a snapshot in the store, brings one back |
+//! | `local_source` | takes files of a download from the local disk, hashed |
 //! | `open`, `options` | turns a URL and options into a store |
 //! | `limits` | one budget of requests and bytes for all transfers of a process |
 //! | `verify`, `anomaly` | verifies a whole partition; the names of all that can be wrong |
@@ -27,6 +28,7 @@ mod init;
 mod limits;
 mod local;
 mod local_remains;
+mod local_source;
 mod open;
 mod options;
 mod progress;
@@ -42,7 +44,7 @@ mod verify;
 
 pub use anomaly::{Anomaly, AnomalyKind, Severity};
 pub use certificate::{CertificateDraft, CertificateError};
-pub use download::DownloadError;
+pub use download::{Download, DownloadError, Reuse};
 pub use error::{ContentCheck, ManifestError, StoreError};
 pub use init::{ClusterSpec, InitError};
 pub use open::{OpenError, StoreKind};

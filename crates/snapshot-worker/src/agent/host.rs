@@ -6,7 +6,7 @@ use snapshot_store::{
     Fingerprint, Incarnation, LeaderEpoch, Leadership, Lsn, StateDigest,
     format::{ChainTrail, KeyRange, Manifest, StateMachineVersion},
 };
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Facts about a state, read from a finished checkpoint that was opened read-only, not from memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +70,13 @@ pub trait PartitionHost: Send + Sync + 'static {
     /// Replaces the local state by the one in `dir`, which was verified against `manifest`, in one step. The old
     /// state goes only when the new one is in place. `dir` is moved away.
     async fn install(&self, dir: &Path, manifest: &Manifest) -> Result<(), HostError>;
+
+    /// Returns the folder of the present local state, however stale, when its `.sst` and `.blob` files are written once and
+    /// never changed: a restore links those that fit instead of downloading them, after hashing them. The folder may be
+    /// in use meanwhile. `None`: everything is downloaded.
+    fn reusable_files(&self) -> Option<PathBuf> {
+        None
+    }
 
     /// Appends a record that changes nothing and returns its LSN. Only a leader can.
     async fn advance(&self) -> Result<Lsn, HostError> {

@@ -8,6 +8,7 @@
 //! | `restore`, `restore_job` | brings a published snapshot into a partition |
 //! | `verify`, `compare` | checks a published snapshot |
 //! | `identity`, `archived`, `staging` | what lies in the data folder |
+//! | `room` | how much of the disk jobs may fill |
 //! | `service`, `wire` | gRPC |
 
 mod archived;
@@ -19,6 +20,7 @@ mod identity;
 mod policy;
 mod restore;
 mod restore_job;
+mod room;
 mod service;
 mod slot;
 mod snapshot_agent;

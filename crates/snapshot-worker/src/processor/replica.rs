@@ -18,7 +18,7 @@ use snapshot_store::{
     format::{ChainTrail, KeyRange, Manifest, StateMachineVersion},
 };
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -229,7 +229,11 @@ impl PartitionHost for Replica {
         self.blocking.run(read).await
     }
 
-    async fn install(&self, dir: &Path, _manifest: &Manifest) -> Result<(), HostError> {
+    fn reusable_files(&self) -> Option<PathBuf> {
+        Some(self.dirs.state())
+    }
+
+    async fn install(&self, dir: &Path, manifest: &Manifest) -> Result<(), HostError> {
         // The task closed the state before it asked for a restore, and opens what is in place afterwards.
         if self.store().is_some() || self.status.borrow().state != PartitionState::Restoring {
             return Err(HostError::Unavailable(
@@ -237,7 +241,10 @@ impl PartitionHost for Replica {
             ));
         }
         let (dirs, dir) = (self.dirs.clone(), dir.to_owned());
-        Ok(self.blocking.run(move || dirs.replace(&dir)).await?)
+        self.blocking.run(move || dirs.replace(&dir)).await?;
+        // From here on the log must keep what follows, also before the new state is open.
+        self.status.send_modify(|status| status.needed = Some((manifest.lsn, manifest.log_bytes)));
+        Ok(())
     }
 
     async fn advance(&self) -> Result<Lsn, HostError> {

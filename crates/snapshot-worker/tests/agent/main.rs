@@ -7,6 +7,8 @@ mod fixture;
 mod host;
 mod identity;
 mod restore;
+mod resume;
 mod service;
+mod storm;
 mod store;
 mod verify;

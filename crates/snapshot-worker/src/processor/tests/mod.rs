@@ -3,6 +3,7 @@
 mod bed;
 mod blocked;
 mod leading;
+mod many;
 mod proposing;
 mod replicas;
 mod restoring;
