@@ -33,6 +33,10 @@ use std::{
     sync::Arc,
 };
 
+/// How many files are on their way at once: twice what a check reads, because a file that is being fsynced holds no place
+/// in the node's budget, which bounds requests and memory.
+const DOWNLOADS_AT_ONCE: usize = 2 * FILES_AT_ONCE;
+
 /// Why a snapshot could not be brought back.
 #[derive(Debug, thiserror::Error)]
 pub enum DownloadError {
@@ -248,7 +252,7 @@ impl Download<'_> {
             .iter()
             .map(|missing| self.bring(missing, progress))
             .collect();
-        let mut downloads = stream::iter(downloads).buffer_unordered(FILES_AT_ONCE);
+        let mut downloads = stream::iter(downloads).buffer_unordered(DOWNLOADS_AT_ONCE);
         while let Some(anomaly) = downloads.try_next().await? {
             if let Some(anomaly) = anomaly {
                 return Err(DownloadError::Damaged(vec![anomaly]));

@@ -106,7 +106,8 @@ pub(super) fn copy(source: &Path, path: &Path) -> io::Result<ContentHash> {
             break;
         }
         hasher.update(&buffer[..bytes]);
-        sink.write_all(&buffer[..bytes]).map_err(|error| at(path, error))?;
+        sink.write_all(&buffer[..bytes])
+            .map_err(|error| at(path, error))?;
     }
     sink.sync_all().map_err(|error| at(path, error))?;
     Ok(hasher.finalize().into())

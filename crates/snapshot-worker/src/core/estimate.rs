@@ -43,7 +43,10 @@ mod tests {
 
     #[test]
     fn nothing_is_claimed_before_there_is_a_rate() {
-        assert_eq!(estimate(1 << 20, Duration::from_millis(10), 5), Estimate::default());
+        assert_eq!(
+            estimate(1 << 20, Duration::from_millis(10), 5),
+            Estimate::default()
+        );
         let stalled = estimate(0, Duration::from_secs(9), 5);
         assert_eq!((stalled.bytes_per_second, stalled.remaining), (Some(0), None));
         let huge = estimate(1, Duration::from_secs(1_000_000), u64::MAX);

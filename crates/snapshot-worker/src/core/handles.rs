@@ -131,7 +131,10 @@ mod tests {
         assert_eq!(few.raise_to, Some(NODE_FILES + 2 * (8 + 1024)));
         assert_eq!((few.tables, few.shortage), (1024, None));
         let many = plan(500, 1024, 65_536);
-        assert_eq!((many.raise_to, many.tables, many.shortage), (Some(65_536), 121, None));
+        assert_eq!(
+            (many.raise_to, many.tables, many.shortage),
+            (Some(65_536), 121, None)
+        );
         let unlimited = HandleFacts {
             partitions: 3,
             tables_max: 100,
@@ -164,13 +167,7 @@ mod tests {
         );
         let hopeless = plan(500, 1024, 1024);
         assert_eq!((hopeless.raise_to, hopeless.tables), (None, TABLES_MIN));
-        assert!(
-            hopeless
-                .shortage
-                .unwrap()
-                .to_string()
-                .contains("will be blocked")
-        );
+        assert!(hopeless.shortage.unwrap().to_string().contains("will be blocked"));
     }
 
     #[test]

@@ -18,7 +18,8 @@ pub use choose::{
 pub use decline::{Coverage, Decline, ExportFacts, coverage, decide_export};
 pub use estimate::{Estimate, estimate};
 pub use handles::{
-    HandleFacts, HandlePlan, HandleShortage, NODE_FILES, PARTITION_FILES, TABLES_MIN, TABLES_WANTED, plan_handles,
+    HandleFacts, HandlePlan, HandleShortage, NODE_FILES, PARTITION_FILES, TABLES_MIN, TABLES_WANTED,
+    plan_handles,
 };
 pub use leadership::{Outcome, Verdict, judge, next_epoch};
 pub use record::{LedBody, Record, RecordError};

@@ -69,6 +69,6 @@ mod tests {
         assert!(!check(10, 99, 40, 50));
         assert!(check(0, 50, 0, 50), "the reserve itself is not needed");
         assert!(!check(0, 49, 0, 50));
-        assert!(!check(u64::MAX, u64::MAX, 1, 0));
+        assert!(!check(u64::MAX, 1, 1, 1));
     }
 }

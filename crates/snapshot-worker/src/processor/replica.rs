@@ -243,7 +243,8 @@ impl PartitionHost for Replica {
         let (dirs, dir) = (self.dirs.clone(), dir.to_owned());
         self.blocking.run(move || dirs.replace(&dir)).await?;
         // From here on the log must keep what follows, also before the new state is open.
-        self.status.send_modify(|status| status.needed = Some((manifest.lsn, manifest.log_bytes)));
+        self.status
+            .send_modify(|status| status.needed = Some((manifest.lsn, manifest.log_bytes)));
         Ok(())
     }
 

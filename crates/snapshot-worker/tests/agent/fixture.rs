@@ -178,7 +178,8 @@ impl Node {
         cluster: &Cluster,
         trim_point: u64,
     ) -> Result<RestoreOutcome, RestoreError> {
-        self.restore_reusing(cluster, trim_point, ReuseLocal::Allowed).await
+        self.restore_reusing(cluster, trim_point, ReuseLocal::Allowed)
+            .await
     }
 
     pub(crate) async fn restore_reusing(

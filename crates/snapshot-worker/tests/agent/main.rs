@@ -9,6 +9,6 @@ mod identity;
 mod restore;
 mod resume;
 mod service;
-mod storm;
 mod store;
+mod storm;
 mod verify;

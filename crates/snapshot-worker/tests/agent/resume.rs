@@ -148,10 +148,7 @@ async fn a_newer_snapshot_takes_over_what_the_interrupted_one_had() {
     let node = scene.cluster.node("b");
     let restored = node.restored(&scene.cluster, 10).await;
     check_counts(&restored);
-    assert_eq!(
-        (restored.lsn, restored.bytes_linked),
-        (Lsn::new(30), TABLE_BYTES)
-    );
+    assert_eq!((restored.lsn, restored.bytes_linked), (Lsn::new(30), TABLE_BYTES));
     assert_eq!(scene.reads_of_the_table(), reads);
     assert_eq!(staged(&scene.cluster, "b"), Vec::<PathBuf>::new());
 }
@@ -240,14 +237,23 @@ async fn what_an_interrupted_restore_left_goes_when_it_is_not_needed() {
     let node = scene.cluster.node("b");
     node.publish(&scene.cluster, 40).await;
     node.agent.shutdown().await;
-    assert_eq!(left(), Vec::<PathBuf>::new(), "an export means that the state is good");
+    assert_eq!(
+        left(),
+        Vec::<PathBuf>::new(),
+        "an export means that the state is good"
+    );
 }
 
 #[tokio::test]
 async fn a_start_sweeps_what_no_restore_can_use() {
     let scene = Interrupted::new().await;
     let staging = scene.cluster.dir.path().join("b/staging");
-    for rubbish in ["exports/x", "verifications/y", "downloads/.discarded-1-0", "downloads/old"] {
+    for rubbish in [
+        "exports/x",
+        "verifications/y",
+        "downloads/.discarded-1-0",
+        "downloads/old",
+    ] {
         fs::create_dir_all(staging.join(rubbish)).unwrap();
     }
     let _node = scene.cluster.node("b");

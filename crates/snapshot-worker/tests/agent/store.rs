@@ -56,7 +56,11 @@ impl CountingStore {
     /// Returns the keys that were read and end in `suffix`, in that order.
     pub(crate) fn reads(&self, suffix: &str) -> Vec<String> {
         let reads = self.reads.lock().unwrap();
-        reads.iter().filter(|key| key.ends_with(suffix)).cloned().collect()
+        reads
+            .iter()
+            .filter(|key| key.ends_with(suffix))
+            .cloned()
+            .collect()
     }
 
     async fn read(&self, location: &Path) -> Result<()> {
@@ -64,7 +68,12 @@ impl CountingStore {
         self.reads.lock().unwrap().push(key.to_owned());
         let free = |held: &Option<&str>| held.is_none_or(|suffix| !key.ends_with(suffix));
         drop(self.held.subscribe().wait_for(free).await);
-        if self.failing.lock().unwrap().is_some_and(|suffix| key.ends_with(suffix)) {
+        if self
+            .failing
+            .lock()
+            .unwrap()
+            .is_some_and(|suffix| key.ends_with(suffix))
+        {
             return Err(object_store::Error::Generic {
                 store: "counting",
                 source: "the test wants this".into(),

@@ -108,17 +108,21 @@ async fn a_storm_of_restores_is_queued_in_order_and_all_of_it_passes() {
         node.agent.restore(*partition, request)
     });
     for outcome in join_all(restores).await {
-        assert!(
-            matches!(outcome, Ok(RestoreOutcome::Restored(_))),
-            "{outcome:?}"
-        );
+        assert!(matches!(outcome, Ok(RestoreOutcome::Restored(_))), "{outcome:?}");
     }
 
-    assert_eq!(most.load(Ordering::SeqCst), AT_ONCE, "as many as allowed, never more");
+    assert_eq!(
+        most.load(Ordering::SeqCst),
+        AT_ONCE,
+        "as many as allowed, never more"
+    );
     assert!(queued.load(Ordering::SeqCst) >= PARTITIONS as usize - 2 * AT_ONCE);
     // A restore reads the pointer when its turn has come.
     let turns: Vec<String> = store.reads("latest.json").split_off(published);
-    let expected: Vec<String> = all.iter().map(|partition| format!("{partition}/latest.json")).collect();
+    let expected: Vec<String> = all
+        .iter()
+        .map(|partition| format!("{partition}/latest.json"))
+        .collect();
     assert_eq!(turns, expected, "first come, first served");
     assert_eq!(staged(&cluster, "b"), Vec::<std::path::PathBuf>::new());
     assert_eq!(node.agent.replica(P).unwrap().restore, None);

@@ -168,7 +168,8 @@ pub(super) fn restore_text(restore: &RunningRestore) -> String {
     if restore.bytes_total == 0 {
         return phase.to_owned();
     }
-    let percent = u128::from(restore.bytes_done.min(restore.bytes_total)) * 100 / u128::from(restore.bytes_total);
+    let percent =
+        u128::from(restore.bytes_done.min(restore.bytes_total)) * 100 / u128::from(restore.bytes_total);
     let mut text = format!("{phase} {percent} % of {}", bytes(restore.bytes_total));
     if let Some(rate) = restore.bytes_per_second {
         text += &format!(", {}/s", bytes(rate));
@@ -263,7 +264,10 @@ mod tests {
             ..restore
         };
         let text = restore_text(&restore);
-        assert!(text.starts_with("downloading 75 % of ") && text.ends_with(" left"), "{text}");
+        assert!(
+            text.starts_with("downloading 75 % of ") && text.ends_with(" left"),
+            "{text}"
+        );
         assert_eq!(restore_json(&restore)["remaining_ms"], 1000);
     }
 }

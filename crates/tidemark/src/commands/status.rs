@@ -161,7 +161,11 @@ fn restores(status: &ClusterStatus) -> String {
         for replica in &view.replicas {
             if let Some(restore) = replica.status.as_ref().and_then(|status| status.restore.as_ref()) {
                 let far = render::restore_text(restore);
-                let _ = write!(text, "\npartition {} on {} is restored: {far}", view.partition, replica.node);
+                let _ = write!(
+                    text,
+                    "\npartition {} on {} is restoring: {far}",
+                    view.partition, replica.node
+                );
             }
         }
     }
@@ -212,7 +216,9 @@ fn replicas_table(status: &ClusterStatus) -> String {
 
 fn replica_row(partition: u32, replica: &ReplicaView) -> [String; 9] {
     let status = replica.status.as_ref();
-    let running = status.and_then(|status| status.restore.as_ref()).map(render::restore_text);
+    let running = status
+        .and_then(|status| status.restore.as_ref())
+        .map(render::restore_text);
     let restored = status.and_then(|status| status.last_restore.as_ref());
     let last = restored.map(|restore| format!("at {} in {}", restore.lsn, duration_ms(restore.duration_ms)));
     [
