@@ -215,13 +215,22 @@ async fn a_table_of_another_file_system_is_copied() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn reusing_nothing_reads_every_file() {
+async fn reusing_nothing_reads_every_file_and_writes_into_none() {
     let scene = Scene::new().await;
     for (name, _) in FILES {
-        scene.put(name, &scene.staging.join(name));
-        scene.put(name, &scene.source.join(name));
+        let (source, staged) = (scene.source.join(name), scene.staging.join(name));
+        scene.put(name, &source);
+        flip(&source);
+        fs::hard_link(&source, &staged).unwrap();
     }
     assert_eq!(scene.bring(&Reuse::Nothing).await, (ALL_BYTES, 0, 0));
+    for (name, _) in FILES {
+        let (damaged, original) = (fs::read(scene.source.join(name)), fs::read(scene.original(name)));
+        assert!(
+            damaged.unwrap() != original.unwrap(),
+            "{name} of the local state was written to"
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]

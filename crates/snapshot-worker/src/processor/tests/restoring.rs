@@ -3,7 +3,8 @@
 use super::bed::{Bed, P0, StallingLog, facts_at, until, until_active, write};
 use crate::{
     agent::PartitionHost,
-    core::{BlockedReason, PartitionState, ReplicaStatus, RestoreKind},
+    core::{BlockedReason, PartitionState, ReplicaStatus, RestoreKind, RestorePhase},
+    processor::WorkerOptions,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -201,30 +202,31 @@ async fn a_restore_that_is_slower_than_the_snapshots_still_gets_there() {
     assert_eq!(facts_at(&slow, last).await, facts_at(&leader, last).await);
 }
 
+/// Options of a worker on which only snapshots flush, so that each makes one table.
+fn quiet(bed: &Bed, name: &str) -> WorkerOptions {
+    let mut options = bed.options(name);
+    options.flush_interval = Duration::from_secs(600);
+    options
+}
+
 #[tokio::test]
 async fn a_stale_replica_downloads_only_what_is_new() {
     let bed = Bed::new().await;
-    let quiet = |name: &str| {
-        let mut options = bed.options(name);
-        // Only snapshots flush, so that each makes one table.
-        options.flush_interval = Duration::from_secs(600);
-        options
-    };
-    let w1 = bed.start(quiet("w1"));
+    let w1 = bed.start(quiet(&bed, "w1"));
     let leader = w1.partition(P0).unwrap();
     until_active(&leader).await;
     leader.lead().await.unwrap();
     let first = write(&leader, 1500).await;
     let before = bed.snapshot(&w1).await;
     bed.trim(first).await;
-    let w2 = bed.start(quiet("w2"));
+    let w2 = bed.start(quiet(&bed, "w2"));
     until_active(&w2.partition(P0).unwrap()).await;
     w2.shutdown().await;
 
     let last = write(&leader, 20).await;
     let after = bed.snapshot(&w1).await;
     bed.trim(last).await;
-    let w2 = bed.start(quiet("w2"));
+    let w2 = bed.start(quiet(&bed, "w2"));
     let back = w2.partition(P0).unwrap();
     until_active(&back).await;
     let restored = w2.agent().replica(P0).unwrap().last_restore.unwrap();
@@ -233,14 +235,62 @@ async fn a_stale_replica_downloads_only_what_is_new() {
         restored.bytes_linked > before.bytes_total / 2,
         "{restored:?} of {after:?}"
     );
-    assert!(
-        restored.bytes_downloaded <= restored.bytes - restored.bytes_linked,
-        "{restored:?}"
-    );
+    let parts = restored.bytes_downloaded + restored.bytes_linked + restored.bytes_resumed;
+    assert_eq!(parts, restored.bytes, "{restored:?}");
     assert_eq!(facts_at(&back, last).await, facts_at(&leader, last).await);
     // The new state goes on by itself: the folder the links came from is gone.
     let last = write(&leader, 200).await;
     assert_eq!(facts_at(&back, last).await, facts_at(&leader, last).await);
+}
+
+#[tokio::test]
+async fn a_crash_in_the_middle_of_the_swap_loses_neither_state_nor_download() {
+    let bed = Bed::new().await;
+    let w1 = bed.start(quiet(&bed, "w1"));
+    let leader = w1.partition(P0).unwrap();
+    until_active(&leader).await;
+    leader.lead().await.unwrap();
+    let first = write(&leader, 1500).await;
+    let before = bed.snapshot(&w1).await;
+    bed.trim(first).await;
+    let w2 = bed.start(quiet(&bed, "w2"));
+    until_active(&w2.partition(P0).unwrap()).await;
+    w2.shutdown().await;
+    let last = write(&leader, 20).await;
+    bed.snapshot(&w1).await;
+    bed.trim(last).await;
+
+    bed.store.hold_tables(true);
+    let w2 = bed.start(quiet(&bed, "w2"));
+    let phase = || {
+        w2.agent()
+            .replica(P0)
+            .unwrap()
+            .restore
+            .map(|restore| restore.phase)
+    };
+    while phase() != Some(RestorePhase::Downloading) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    w2.shutdown().await;
+    bed.store.hold_tables(false);
+    // The first of the renames that replace a state, and then the end.
+    let folder = bed.data_dir("w2").join("partitions/0");
+    std::fs::rename(folder.join("state"), folder.join("set-aside-replaced")).unwrap();
+
+    let w2 = bed.start(quiet(&bed, "w2"));
+    let back = w2.partition(P0).unwrap();
+    assert_eq!(facts_at(&back, last).await, facts_at(&leader, last).await);
+    let restored = w2.agent().replica(P0).unwrap().last_restore.unwrap();
+    assert!(
+        restored.bytes_resumed > before.bytes_total / 2,
+        "the table that was linked is kept: {restored:?}"
+    );
+    assert_eq!(
+        std::fs::read_dir(folder).unwrap().count(),
+        1,
+        "the old state is gone"
+    );
 }
 
 #[tokio::test]
