@@ -112,7 +112,7 @@ impl Scene {
         from
     }
 
-    fn from_source(&self) -> Reuse {
+    fn source_allowed(&self) -> Reuse {
         Reuse::Allowed {
             sources: vec![self.source.clone(), self.local.path().join("gone")],
         }
@@ -168,7 +168,7 @@ async fn tables_of_another_folder_are_linked_and_files_that_change_are_not() {
     scene.put("000007.sst", &scene.source.join("000031.sst"));
     scene.put("CURRENT", &scene.source.join("CURRENT"));
     scene.put("MANIFEST-000005", &scene.source.join("MANIFEST-000005"));
-    assert_eq!(scene.bring(&scene.from_source()).await, (70_316, 0, 9_000_000));
+    assert_eq!(scene.bring(&scene.source_allowed()).await, (70_316, 0, 9_000_000));
     assert!(same_file(
         &scene.staging.join("000007.sst"),
         &scene.source.join("000031.sst")
@@ -190,7 +190,7 @@ async fn a_table_with_other_bytes_is_not_linked_and_not_touched() {
     let damaged = fs::read(&source).unwrap();
     // As an attempt would leave it that linked the file before it was damaged.
     fs::hard_link(&source, scene.staging.join("000012.sst")).unwrap();
-    assert_eq!(scene.bring(&scene.from_source()).await, (ALL_BYTES, 0, 0));
+    assert_eq!(scene.bring(&scene.source_allowed()).await, (ALL_BYTES, 0, 0));
     assert!(
         fs::read(&source).unwrap() == damaged,
         "writing to the download changed the local state"

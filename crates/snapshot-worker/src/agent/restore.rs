@@ -208,7 +208,7 @@ impl Attempt<'_> {
             }
             self.job.choose(Some(entry));
             let fault = match self.try_one(entry).await? {
-                Tried::Installed => return Ok(Pass::Restored(entry.clone())),
+                Tried::Installed => return Ok(Pass::Restored(Box::new(entry.clone()))),
                 Tried::Evicted => return Ok(Pass::ChooseAgain),
                 Tried::Damaged(detail) => {
                     tracing::error!(partition = %self.partition, snapshot_id = %id, lsn = %entry.lsn, %detail, "snapshot is damaged, trying the next older one");
@@ -453,7 +453,7 @@ impl Attempt<'_> {
 
 /// How going through the candidates ended.
 enum Pass {
-    Restored(PointerEntry),
+    Restored(Box<PointerEntry>),
     ChooseAgain,
     Exhausted,
 }
