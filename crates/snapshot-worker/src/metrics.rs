@@ -4,12 +4,12 @@
 //! this costs next to nothing.
 
 use crate::{
-    core::{BlockedReason, Decline, Outcome, PartitionState, ReplicaStatus, RestoreKind},
+    core::{BlockedReason, Decline, Outcome, PartitionState, ReplicaStatus, RestoreKind, RunningRestore},
     processor::ProposeError,
 };
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use partition_log::AppendError;
-use snapshot_store::{Anomaly, AnomalyKind, Lsn, format::VerifyLevel};
+use snapshot_store::{Anomaly, AnomalyKind, Lsn, PartitionId, format::VerifyLevel};
 use std::time::Duration;
 
 const SNAPSHOTS: &str = "tidemark_worker_snapshots_total";
@@ -21,7 +21,13 @@ const COPIED: &str = "tidemark_worker_copied_bytes_total";
 const RESTORES: &str = "tidemark_worker_restores_total";
 const RESTORE_DURATION: &str = "tidemark_worker_restore_duration_seconds";
 const RESTORE_FALLBACKS: &str = "tidemark_worker_restore_fallbacks_total";
+const RESTORES_RUNNING: &str = "tidemark_worker_restores_running";
+const RESTORES_QUEUED: &str = "tidemark_worker_restores_queued";
+const RESTORE_BYTES_LEFT: &str = "tidemark_worker_restore_left_bytes";
+const RESTORE_FILES_LEFT: &str = "tidemark_worker_restore_left_files";
+const RESTORE_TIME_LEFT: &str = "tidemark_worker_restore_left_seconds";
 const DOWNLOADED: &str = "tidemark_worker_downloaded_bytes_total";
+const REUSED: &str = "tidemark_worker_reused_bytes_total";
 const VERIFICATIONS: &str = "tidemark_worker_verifications_total";
 const ANOMALIES: &str = "tidemark_worker_anomalies_total";
 
@@ -81,6 +87,24 @@ impl RestoreResult {
             RestoreResult::StoreUnavailable => "store-unavailable",
             RestoreResult::StoreUnusable => "store-unusable",
             RestoreResult::Local => "local",
+        }
+    }
+}
+
+/// Where a restore took a file from instead of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReuseSource {
+    Staging,
+    Local,
+}
+
+impl ReuseSource {
+    const ALL: &[ReuseSource] = &[ReuseSource::Staging, ReuseSource::Local];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            ReuseSource::Staging => "staging",
+            ReuseSource::Local => "local",
         }
     }
 }
@@ -152,10 +176,36 @@ fn describe_agent() {
         count,
         "Damaged snapshots that a restore passed over"
     );
+    describe_gauge!(RESTORES_RUNNING, count, "Restores under way");
+    describe_gauge!(
+        RESTORES_QUEUED,
+        count,
+        "Restores that wait because as many run as may"
+    );
+    describe_gauge!(
+        RESTORE_BYTES_LEFT,
+        Unit::Bytes,
+        "Bytes that the restore of a partition still has to bring, by partition; 0 when none runs"
+    );
+    describe_gauge!(
+        RESTORE_FILES_LEFT,
+        count,
+        "Files that the restore of a partition still has to bring, by partition; 0 when none runs"
+    );
+    describe_gauge!(
+        RESTORE_TIME_LEFT,
+        Unit::Seconds,
+        "Time that reading from the object store still takes at the average rate so far, by partition; 0 when no restore runs or no rate is known"
+    );
     describe_counter!(
         DOWNLOADED,
         Unit::Bytes,
         "Bytes of snapshot files read from the object store"
+    );
+    describe_counter!(
+        REUSED,
+        Unit::Bytes,
+        "Bytes of snapshot files that restores took from the local disk instead, by where they lay"
     );
     describe_counter!(
         VERIFICATIONS,
@@ -192,6 +242,11 @@ fn zero_agent() {
     counter!(UPLOADED).absolute(0);
     counter!(COPIED).absolute(0);
     counter!(DOWNLOADED).absolute(0);
+    for source in ReuseSource::ALL {
+        counter!(REUSED, "source" => source.as_str()).absolute(0);
+    }
+    gauge!(RESTORES_RUNNING).set(0.0);
+    gauge!(RESTORES_QUEUED).set(0.0);
     counter!(RESTORE_FALLBACKS).absolute(0);
     gauge!(EXPORTS_RUNNING).set(0.0);
 }
@@ -235,6 +290,39 @@ pub(crate) fn copied(bytes: u64) {
 
 pub(crate) fn restore_ended(kind: RestoreKind, result: RestoreResult) {
     counter!(RESTORES, "kind" => kind.as_str(), "outcome" => result.as_str()).increment(1);
+}
+
+pub(crate) fn restore_queued() {
+    gauge!(RESTORES_QUEUED).increment(1.0);
+}
+
+/// A restore that waited begins.
+pub(crate) fn restore_began() {
+    gauge!(RESTORES_QUEUED).decrement(1.0);
+    gauge!(RESTORES_RUNNING).increment(1.0);
+}
+
+/// A restore is over, or gave up while it was `queued`.
+pub(crate) fn restore_left(partition: PartitionId, queued: bool) {
+    gauge!(if queued { RESTORES_QUEUED } else { RESTORES_RUNNING }).decrement(1.0);
+    restore_moved(partition, &RunningRestore::default());
+}
+
+/// Shows how far a restore is.
+pub(crate) fn restore_moved(partition: PartitionId, running: &RunningRestore) {
+    if partition.get() >= SERIES_PARTITIONS_MAX {
+        return;
+    }
+    let partition = partition.to_string();
+    let files = running.files_total.saturating_sub(running.files_done);
+    let time = running.estimate.remaining.unwrap_or_default();
+    gauge!(RESTORE_BYTES_LEFT, "partition" => partition.clone()).set(running.bytes_left() as f64);
+    gauge!(RESTORE_FILES_LEFT, "partition" => partition.clone()).set(files as f64);
+    gauge!(RESTORE_TIME_LEFT, "partition" => partition).set(time.as_secs_f64());
+}
+
+pub(crate) fn reused(source: ReuseSource, bytes: u64) {
+    counter!(REUSED, "source" => source.as_str()).increment(bytes);
 }
 
 pub(crate) fn restore_took(duration: Duration) {

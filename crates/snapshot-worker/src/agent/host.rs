@@ -6,7 +6,7 @@ use snapshot_store::{
     Fingerprint, Incarnation, LeaderEpoch, Leadership, Lsn, StateDigest,
     format::{ChainTrail, KeyRange, Manifest, StateMachineVersion},
 };
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Facts about a state, read from a finished checkpoint that was opened read-only, not from memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +78,13 @@ pub trait PartitionHost: Send + Sync + 'static {
     /// clients of the fork would be sent to the source. A host whose state says nothing of cluster and log has nothing
     /// to do.
     async fn install(&self, dir: &Path, manifest: &Manifest) -> Result<(), HostError>;
+
+    /// Returns the folder of the present local state, however stale, when its `.sst` and `.blob` files are written once and
+    /// never changed: a restore links those that fit instead of downloading them, after hashing them. The folder may be
+    /// in use meanwhile. `None`: everything is downloaded.
+    fn reusable_files(&self) -> Option<PathBuf> {
+        None
+    }
 
     /// Appends a record that changes nothing and returns its LSN. Only a leader can.
     async fn advance(&self) -> Result<Lsn, HostError> {

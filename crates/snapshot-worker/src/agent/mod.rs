@@ -8,6 +8,7 @@
 //! | `restore`, `restore_job` | brings a published snapshot into a partition |
 //! | `verify`, `compare` | checks a published snapshot |
 //! | `identity`, `archived`, `staging` | what lies in the data folder |
+//! | `room` | how much of the disk jobs may fill |
 //! | `service`, `wire` | gRPC |
 
 mod archived;
@@ -19,6 +20,7 @@ mod identity;
 mod policy;
 mod restore;
 mod restore_job;
+mod room;
 mod service;
 mod slot;
 mod snapshot_agent;
@@ -31,7 +33,7 @@ pub use export_job::{CreateSnapshot, ExportEvent, ExportFailure, PublishedExport
 pub use host::{CheckpointFacts, HostError, PartitionHost};
 pub use identity::{IdentityError, LocalIdentity};
 pub use policy::WorkerPolicy;
-pub use restore_job::{RestoreError, RestoreOutcome, RestoreRequest};
+pub use restore_job::{RestoreError, RestoreOutcome, RestoreRequest, ReuseLocal};
 pub use service::AgentService;
 pub use snapshot_agent::{AgentConfig, AgentError, SHUTDOWN_WAIT_MAX, SnapshotAgent};
 pub use verify::{VerifyError, VerifyReport};

@@ -4,7 +4,9 @@ use super::{
     export_job::{CreateSnapshot, ExportEvent, PublishedExport},
     verify::VerifyReport,
 };
-use crate::core::{Decline, FinishedRestore, PartitionState, ReplicaStatus, RestoreKind};
+use crate::core::{
+    Decline, FinishedRestore, PartitionState, ReplicaStatus, RestoreKind, RestorePhase, RunningRestore,
+};
 use bytes::Bytes;
 use snapshot_proto::v1;
 use snapshot_store::{
@@ -144,6 +146,34 @@ fn finished_restore(restore: FinishedRestore) -> v1::FinishedRestore {
         bytes: restore.bytes,
         duration_ms: millis(restore.duration),
         damaged: texts(&restore.damaged),
+        bytes_downloaded: restore.bytes_downloaded,
+        bytes_linked: restore.bytes_linked,
+        bytes_resumed: restore.bytes_resumed,
+    }
+}
+
+fn running_restore(restore: RunningRestore) -> v1::RunningRestore {
+    let phase = match restore.phase {
+        RestorePhase::Queued => v1::RestorePhase::Queued,
+        RestorePhase::Choosing => v1::RestorePhase::Choosing,
+        RestorePhase::Reusing => v1::RestorePhase::Reusing,
+        RestorePhase::Downloading => v1::RestorePhase::Downloading,
+        RestorePhase::Checking => v1::RestorePhase::Checking,
+        RestorePhase::Installing => v1::RestorePhase::Installing,
+    };
+    v1::RunningRestore {
+        snapshot_id: restore.snapshot.map(|(id, _)| id.to_string()).unwrap_or_default(),
+        lsn: restore.snapshot.map(|(_, lsn)| lsn.get()).unwrap_or_default(),
+        bytes_done: restore.bytes_done(),
+        bytes_total: restore.bytes_total,
+        phase: phase.into(),
+        bytes_downloaded: restore.bytes_downloaded,
+        bytes_linked: restore.bytes_linked,
+        bytes_resumed: restore.bytes_resumed,
+        files_done: restore.files_done,
+        files_total: restore.files_total,
+        bytes_per_second: restore.estimate.bytes_per_second,
+        remaining_ms: restore.estimate.remaining.map(millis),
     }
 }
 
@@ -179,12 +209,7 @@ pub(super) fn replica_status(status: ReplicaStatus) -> v1::ReplicaStatus {
             bytes_done: export.bytes_done,
             bytes_total: export.bytes_total,
         }),
-        restore: status.restore.map(|restore| v1::RunningRestore {
-            snapshot_id: restore.snapshot.map(|(id, _)| id.to_string()).unwrap_or_default(),
-            lsn: restore.snapshot.map(|(_, lsn)| lsn.get()).unwrap_or_default(),
-            bytes_done: restore.bytes_done,
-            bytes_total: restore.bytes_total,
-        }),
+        restore: status.restore.map(running_restore),
         last_restore: status.last_restore.map(finished_restore),
         damaged_snapshots: texts(&status.damaged),
         tail_seen: status.tail_seen.map(Lsn::get),

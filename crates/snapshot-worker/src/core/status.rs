@@ -1,5 +1,6 @@
 //! What one replica says of itself.
 
+use super::estimate::Estimate;
 use snapshot_store::{
     Incarnation, Leadership, Lsn, PartitionId, ReplicaRole, RequestId, SnapshotId,
     format::{ChainTrail, StateMachineVersion},
@@ -162,15 +163,73 @@ pub struct RunningExport {
     pub bytes_total: u64,
 }
 
+/// How far a restore is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RestorePhase {
+    /// It waits for its turn: the node runs as many as it may.
+    #[default]
+    Queued,
+    /// The pointer is read and a snapshot chosen.
+    Choosing,
+    /// Files on this disk are hashed, to keep or link those that fit.
+    Reusing,
+    /// The other files are read from the store.
+    Downloading,
+    /// All files are there; the state in them is read through.
+    Checking,
+    /// The new state takes the place of the old one.
+    Installing,
+}
+
+impl RestorePhase {
+    /// Returns the word used in status and JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            RestorePhase::Queued => "queued",
+            RestorePhase::Choosing => "choosing",
+            RestorePhase::Reusing => "reusing",
+            RestorePhase::Downloading => "downloading",
+            RestorePhase::Checking => "checking",
+            RestorePhase::Installing => "installing",
+        }
+    }
+}
+
 /// A snapshot that is being restored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RunningRestore {
-    /// The snapshot and its LSN; `None` while choosing.
+    /// How far it is.
+    pub phase: RestorePhase,
+    /// The snapshot and its LSN; `None` while queued or choosing.
     pub snapshot: Option<(SnapshotId, Lsn)>,
-    /// Bytes transferred so far.
-    pub bytes_done: u64,
     /// Bytes in all; 0 while unknown.
     pub bytes_total: u64,
+    /// Bytes read from the store.
+    pub bytes_downloaded: u64,
+    /// Bytes of files taken from the stale local state, or from what a restore of another snapshot had left.
+    pub bytes_linked: u64,
+    /// Bytes of files that an interrupted restore of the same snapshot had left.
+    pub bytes_resumed: u64,
+    /// Files in all; 0 while unknown.
+    pub files_total: u64,
+    /// Files that are complete and right.
+    pub files_done: u64,
+    /// How fast it is read from the store, and how long that still takes.
+    pub estimate: Estimate,
+}
+
+impl RunningRestore {
+    /// Returns how many bytes are in place, wherever they came from.
+    pub const fn bytes_done(&self) -> u64 {
+        self.bytes_downloaded
+            .saturating_add(self.bytes_linked)
+            .saturating_add(self.bytes_resumed)
+    }
+
+    /// Returns how many bytes are missing.
+    pub const fn bytes_left(&self) -> u64 {
+        self.bytes_total.saturating_sub(self.bytes_done())
+    }
 }
 
 /// Why a restore was needed.
@@ -203,6 +262,12 @@ pub struct FinishedRestore {
     pub lsn: Lsn,
     /// Bytes of its files.
     pub bytes: u64,
+    /// How many of them were read from the store.
+    pub bytes_downloaded: u64,
+    /// How many were taken from the stale local state, or from what a restore of another snapshot had left.
+    pub bytes_linked: u64,
+    /// How many an interrupted restore of the same snapshot had left.
+    pub bytes_resumed: u64,
     /// From choosing to open.
     pub duration: std::time::Duration,
     /// Newer snapshots that were tried first and found damaged.

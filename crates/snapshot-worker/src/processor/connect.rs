@@ -13,7 +13,7 @@ use super::{
     task::{Halt, Local, Task, halt_of_log, halt_of_read, halt_of_state},
 };
 use crate::{
-    agent::{RestoreError, RestoreOutcome, RestoreRequest},
+    agent::{RestoreError, RestoreOutcome, RestoreRequest, ReuseLocal},
     core::{
         BlockedReason, Chain, LocalFacts, LogFacts, PartitionState, RestoreKind, StartStep,
         may_replay_from_first, next_step,
@@ -269,6 +269,7 @@ impl Task {
             incarnation: log.incarnation,
             trim_point: log.trim_point,
             applied_lsn,
+            reuse: ReuseLocal::Allowed,
         };
         let (agent, partition) = (self.agent.clone(), self.replica.partition);
         let outcome = self

@@ -94,6 +94,7 @@ impl Task {
         let caught_up = self.applied().is_some_and(|applied| applied.next() >= tail);
         if caught_up && self.replica.status.borrow().state == PartitionState::CatchingUp {
             self.set_state(PartitionState::Active);
+            self.agent.discard_downloads(self.replica.partition);
         }
     }
 

@@ -46,6 +46,8 @@ pub use inspect::inspect_state;
 pub use metadata::StateMetadata;
 pub use propose::{Applied, COMMAND_BYTES_MAX, LeadError, ProposeError};
 pub use state_machine::{ApplyError, Changes, Keyspace, StateMachine, Transaction};
-pub use store::{RocksEngine, RocksOptions, StateEngine, StateError, StateSnapshot, StateStore, StoredPair};
+pub use store::{
+    FLUSH_THREADS, RocksEngine, RocksOptions, StateEngine, StateError, StateSnapshot, StateStore, StoredPair,
+};
 pub use view::{PartitionHandle, StateFacts, StateView, ViewError};
 pub use worker::{CLOSE_PARTITION_MAX, Worker, WorkerError, WorkerOptions};

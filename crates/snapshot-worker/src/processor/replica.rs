@@ -19,7 +19,7 @@ use snapshot_store::{
     format::{ChainTrail, KeyRange, Manifest, StateMachineVersion},
 };
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -230,6 +230,10 @@ impl PartitionHost for Replica {
         self.blocking.run(read).await
     }
 
+    fn reusable_files(&self) -> Option<PathBuf> {
+        Some(self.dirs.state())
+    }
+
     async fn install(&self, dir: &Path, manifest: &Manifest) -> Result<(), HostError> {
         // The task closed the state before it asked for a restore, and opens what is in place afterwards.
         if self.store().is_some() || self.status.borrow().state != PartitionState::Restoring {
@@ -243,13 +247,18 @@ impl PartitionHost for Replica {
                 manifest.cluster, self.fingerprint
             )));
         }
+        let (lsn, log_bytes) = (manifest.lsn, manifest.log_bytes);
         let (engine, dirs) = (Arc::clone(&self.engine), self.dirs.clone());
         let (dir, manifest) = (dir.to_owned(), manifest.clone());
         let install = move || {
             adopt_state(&*engine, &dir, &manifest)?;
             Ok(dirs.replace(&dir)?)
         };
-        self.blocking.run(install).await
+        self.blocking.run(install).await?;
+        // From here on the log must keep what follows, also before the new state is open.
+        self.status
+            .send_modify(|status| status.needed = Some((lsn, log_bytes)));
+        Ok(())
     }
 
     async fn advance(&self) -> Result<Lsn, HostError> {

@@ -123,6 +123,7 @@ fn status_text(status: &ClusterStatus) -> String {
         // Writing to a string cannot fail.
         let _ = write!(text, "\n{line}");
     }
+    text += &restores(status);
     text += &trouble(status);
     text
 }
@@ -151,6 +152,24 @@ fn partition_row(view: &PartitionView) -> [String; 10] {
         code(view.snapshot.as_ref()),
         code(view.trim.as_ref()),
     ]
+}
+
+/// Lists restores under way, with how far they are.
+fn restores(status: &ClusterStatus) -> String {
+    let mut text = String::new();
+    for view in &status.partitions {
+        for replica in &view.replicas {
+            if let Some(restore) = replica.status.as_ref().and_then(|status| status.restore.as_ref()) {
+                let far = render::restore_text(restore);
+                let _ = write!(
+                    text,
+                    "\npartition {} on {} is restoring: {far}",
+                    view.partition, replica.node
+                );
+            }
+        }
+    }
+    text
 }
 
 /// Lists replicas that cannot go on, with what to do.
@@ -190,14 +209,18 @@ fn replicas_table(status: &ClusterStatus) -> String {
         "applied",
         "durable",
         "needed",
-        "last restore",
+        "restore",
     ];
     format!("{}{}", table(header, rows), trouble(status))
 }
 
 fn replica_row(partition: u32, replica: &ReplicaView) -> [String; 9] {
     let status = replica.status.as_ref();
+    let running = status
+        .and_then(|status| status.restore.as_ref())
+        .map(render::restore_text);
     let restored = status.and_then(|status| status.last_restore.as_ref());
+    let last = restored.map(|restore| format!("at {} in {}", restore.lsn, duration_ms(restore.duration_ms)));
     [
         partition.to_string(),
         replica.node.clone(),
@@ -207,9 +230,7 @@ fn replica_row(partition: u32, replica: &ReplicaView) -> [String; 9] {
         or_dash(status.and_then(|status| status.applied_lsn)),
         or_dash(status.and_then(|status| status.durable_lsn)),
         or_dash(status.and_then(|status| status.needed_lsn)),
-        or_dash(
-            restored.map(|restore| format!("at {} in {}", restore.lsn, duration_ms(restore.duration_ms))),
-        ),
+        or_dash(running.or(last)),
     ]
 }
 

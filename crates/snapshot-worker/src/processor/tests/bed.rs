@@ -106,9 +106,15 @@ pub(super) struct CountingStore {
     inner: InMemory,
     requests: AtomicUsize,
     off: AtomicBool,
+    held: watch::Sender<bool>,
 }
 
 impl CountingStore {
+    /// Lets reads of RocksDB's tables wait, or go on.
+    pub(super) fn hold_tables(&self, held: bool) {
+        self.held.send_replace(held);
+    }
+
     pub(super) fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }
@@ -153,6 +159,9 @@ impl ObjectStore for CountingStore {
 
     async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
         self.request()?;
+        if at.as_ref().ends_with(".sst") {
+            drop(self.held.subscribe().wait_for(|held| !held).await);
+        }
         self.inner.get_opts(at, options).await
     }
 
@@ -280,7 +289,7 @@ pub(super) fn record(epoch: u64, by: &str, sequence: u64, body: LedBody) -> Byte
     .encode()
 }
 
-/// A cluster of two partitions without workers.
+/// A cluster without workers, of two partitions unless a test wants more.
 pub(super) struct Bed {
     pub(super) log: MemoryLog,
     pub(super) store: Arc<CountingStore>,
@@ -288,20 +297,25 @@ pub(super) struct Bed {
     pub(super) cluster: ClusterIdentity,
     pub(super) incarnation: Incarnation,
     pub(super) repository: Repository,
+    partitions: u32,
     seams: Seams,
 }
 
 impl Bed {
     pub(super) async fn new() -> Self {
-        let bed = Self::without_logs(1, incarnation(2, 7)).await;
-        for partition in [P0, P1] {
-            bed.provision(partition, bed.incarnation).await;
+        Self::of(2).await
+    }
+
+    pub(super) async fn of(partitions: u32) -> Self {
+        let bed = Self::without_logs(1, partitions, incarnation(2, 7)).await;
+        for partition in 0..partitions {
+            bed.provision(PartitionId::new(partition), bed.incarnation).await;
         }
         bed
     }
 
     /// A store with an identity that follows from `seed`; its logs are to be of `incarnation`.
-    pub(super) async fn without_logs(seed: u64, incarnation: Incarnation) -> Self {
+    pub(super) async fn without_logs(seed: u64, partitions: u32, incarnation: Incarnation) -> Self {
         let clock = ManualClock::at(Timestamp::from_millis(1_700_000_000_000));
         let seams = Seams {
             clock: Arc::new(clock),
@@ -315,7 +329,7 @@ impl Bed {
         );
         let spec = ClusterSpec {
             name: "test".to_owned(),
-            partitions: 2,
+            partitions,
             key_hash: KeyHash::Blake3Mod,
         };
         let cluster = repository.init(&spec).await.unwrap().cluster;
@@ -326,6 +340,7 @@ impl Bed {
             cluster,
             incarnation,
             repository,
+            partitions,
             seams,
         }
     }
@@ -358,7 +373,7 @@ impl Bed {
     pub(super) fn options(&self, name: &str) -> WorkerOptions {
         let identity = LocalIdentity {
             cluster: self.cluster.clone(),
-            partitions: 2,
+            partitions: self.partitions,
             key_hash: KeyHash::Blake3Mod,
             node: node(name),
         };

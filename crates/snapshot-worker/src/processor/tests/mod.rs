@@ -4,6 +4,7 @@ mod bed;
 mod blocked;
 mod forking;
 mod leading;
+mod many;
 mod proposing;
 mod replicas;
 mod restoring;
