@@ -6,6 +6,7 @@ use super::{
     export_job::{CreateSnapshot, ExportEvent},
     host::PartitionHost,
     policy::WorkerPolicy,
+    repair::{self, Covering},
     restore,
     restore_job::{RestoreError, RestoreOutcome, RestoreRequest},
     service::AgentService,
@@ -212,6 +213,18 @@ impl SnapshotAgent {
         request: RestoreRequest,
     ) -> Result<RestoreOutcome, RestoreError> {
         restore::restore(&self.shared, partition, request).await
+    }
+
+    /// Returns the snapshot that [`SnapshotAgent::restore`] would try first, without reading its content.
+    ///
+    /// # Errors
+    /// When the store does not answer or is not the cluster's; finding nothing is an answer, not an error.
+    pub async fn covering(
+        &self,
+        partition: PartitionId,
+        request: &RestoreRequest,
+    ) -> Result<Covering, RestoreError> {
+        repair::covering(&self.shared, partition, request).await
     }
 
     /// Checks a published snapshot of a partition hosted here.

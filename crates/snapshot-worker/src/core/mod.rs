@@ -4,7 +4,9 @@ mod chain;
 mod choose;
 mod decline;
 mod leadership;
+mod rebuild;
 mod record;
+mod skip;
 mod start;
 mod status;
 
@@ -14,7 +16,9 @@ pub use choose::{
 };
 pub use decline::{Coverage, Decline, ExportFacts, coverage, decide_export};
 pub use leadership::{Outcome, Verdict, judge, next_epoch};
+pub use rebuild::{RebuildCounts, RebuildPlan, RebuildReason, RebuildSource, rebuild_source};
 pub use record::{LedBody, Record, RecordError};
+pub use skip::{PoisonRecord, SKIP_REASON_BYTES_MAX, SkipRefusal, may_skip};
 pub use start::{LocalFacts, LogFacts, StartStep, may_replay_from_first, next_step};
 pub use status::{
     ArchivedSnapshot, BlockedReason, FinishedRestore, PartitionState, ReplicaStatus, RestoreKind,

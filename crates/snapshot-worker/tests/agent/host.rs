@@ -133,6 +133,7 @@ impl PartitionHost for FakeHost {
             last_restore: None,
             damaged: vec![],
             tail_seen: None,
+            rebuilds: Default::default(),
         }
     }
 
