@@ -3,8 +3,8 @@
 use crate::output::hex;
 use serde_json::{Value, json};
 use snapshot_proto::v1::{
-    ClusterStatus, Liveness, NodeView, PartitionState, PartitionView, PauseEntry, Reason, ReplicaRole,
-    ReplicaView, RestoreKind, SnapshotView, TrimOutcome, VerifyLevel,
+    ClusterStatus, Liveness, NodeView, PartitionState, PartitionView, PauseEntry, Reason, RebuildCount,
+    ReplicaRole, ReplicaView, RestoreKind, SnapshotView, TrimOutcome, VerifyLevel,
 };
 use snapshot_store::Timestamp;
 
@@ -49,6 +49,7 @@ fn restore_kind(value: i32) -> &'static str {
     match RestoreKind::try_from(value) {
         Ok(RestoreKind::Bootstrap) => "bootstrap",
         Ok(RestoreKind::TrimGap) => "trim-gap",
+        Ok(RestoreKind::Rebuild) => "rebuild",
         Ok(RestoreKind::Unspecified) | Err(_) => "unknown",
     }
 }
@@ -138,7 +139,16 @@ fn replica_json(replica: &ReplicaView) -> Value {
             "damaged": restore.damaged,
         })),
         "damaged_snapshots": status.map(|status| &status.damaged_snapshots),
+        "rebuilds": status.map(|status| rebuilds_json(&status.rebuilds)),
     })
+}
+
+fn rebuilds_json(rebuilds: &[RebuildCount]) -> Value {
+    rebuilds
+        .iter()
+        .map(|entry| (entry.reason.clone(), Value::from(entry.count)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 pub(super) fn snapshot_json(partition: u32, snapshot: &SnapshotView) -> Value {
