@@ -9,17 +9,15 @@ use crate::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{StreamExt, stream::BoxStream};
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, memory::InMemory, path::Path,
 };
-use partition_log::{
-    AppendError, Log, LogAdmin, LogError, LogInfo, ReadError, RecordStream, Registration, memory::MemoryLog,
-};
+use partition_log::{Log, LogAdmin, Registration, memory::MemoryLog};
 use snapshot_store::{
     ClusterIdentity, ClusterSpec, Entropy, Incarnation, IncarnationId, LeaderEpoch, Leadership, Lsn,
-    ManualClock, NodeId, PartitionId, Repository, RequestId, Seams, Timestamp, format::KeyHash,
+    ManualClock, NodeId, PartitionId, Repository, RequestId, Seams, SnapshotId, Timestamp, format::KeyHash,
 };
 use std::{
     fmt,
@@ -29,7 +27,6 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::watch;
 
 pub(super) const P0: PartitionId = PartitionId::new(0);
 pub(super) const P1: PartitionId = PartitionId::new(1);
@@ -175,77 +172,6 @@ impl ObjectStore for CountingStore {
     }
 }
 
-/// A log whose readers can be stopped.
-pub(super) struct StallingLog {
-    inner: MemoryLog,
-    stalled: watch::Sender<bool>,
-    appends: AtomicUsize,
-}
-
-impl StallingLog {
-    pub(super) fn new(inner: MemoryLog) -> Self {
-        StallingLog {
-            inner,
-            stalled: watch::Sender::new(false),
-            appends: AtomicUsize::new(0),
-        }
-    }
-
-    pub(super) fn stall(&self, stalled: bool) {
-        self.stalled.send_replace(stalled);
-    }
-
-    /// Returns how many appends were answered.
-    pub(super) fn appends(&self) -> usize {
-        self.appends.load(Ordering::SeqCst)
-    }
-}
-
-#[async_trait]
-impl Log for StallingLog {
-    async fn registration(&self, partition: PartitionId) -> std::result::Result<Registration, LogError> {
-        self.inner.registration(partition).await
-    }
-
-    async fn info(&self, partition: PartitionId) -> std::result::Result<LogInfo, LogError> {
-        self.inner.info(partition).await
-    }
-
-    async fn append(
-        &self,
-        partition: PartitionId,
-        incarnation: Incarnation,
-        batch: Vec<Bytes>,
-        expected_tail: Option<Lsn>,
-    ) -> std::result::Result<Lsn, AppendError> {
-        let result = self
-            .inner
-            .append(partition, incarnation, batch, expected_tail)
-            .await;
-        self.appends.fetch_add(1, Ordering::SeqCst);
-        result
-    }
-
-    async fn read(
-        &self,
-        partition: PartitionId,
-        incarnation: Incarnation,
-        from: Lsn,
-    ) -> std::result::Result<RecordStream, ReadError> {
-        let records = self.inner.read(partition, incarnation, from).await?;
-        let stalled = self.stalled.subscribe();
-        Ok(records
-            .then(move |item| {
-                let mut stalled = stalled.clone();
-                async move {
-                    drop(stalled.wait_for(|stalled| !stalled).await);
-                    item
-                }
-            })
-            .boxed())
-    }
-}
-
 pub(super) fn incarnation(generation: u64, id: u8) -> Incarnation {
     Incarnation {
         generation,
@@ -278,19 +204,24 @@ pub(super) fn record(epoch: u64, by: &str, sequence: u64, body: LedBody) -> Byte
     .encode()
 }
 
-/// A cluster of two partitions without workers.
+/// A cluster without workers, of two partitions unless a test wants more.
 pub(super) struct Bed {
     pub(super) log: MemoryLog,
     pub(super) store: Arc<CountingStore>,
     pub(super) dir: tempfile::TempDir,
     pub(super) cluster: ClusterIdentity,
     pub(super) incarnation: Incarnation,
+    partitions: u32,
     repository: Repository,
     seams: Seams,
 }
 
 impl Bed {
     pub(super) async fn new() -> Self {
+        Self::of(2).await
+    }
+
+    pub(super) async fn of(partitions: u32) -> Self {
         let clock = ManualClock::at(Timestamp::from_millis(1_700_000_000_000));
         let seams = Seams {
             clock: Arc::new(clock),
@@ -304,7 +235,7 @@ impl Bed {
         );
         let spec = ClusterSpec {
             name: "test".to_owned(),
-            partitions: 2,
+            partitions,
             key_hash: KeyHash::Blake3Mod,
         };
         let cluster = repository.init(&spec).await.unwrap().cluster;
@@ -314,11 +245,12 @@ impl Bed {
             dir: tempfile::tempdir().unwrap(),
             cluster,
             incarnation: incarnation(2, 7),
+            partitions,
             repository,
             seams,
         };
-        for partition in [P0, P1] {
-            bed.provision(partition, bed.incarnation).await;
+        for partition in 0..partitions {
+            bed.provision(PartitionId::new(partition), bed.incarnation).await;
         }
         bed
     }
@@ -341,7 +273,7 @@ impl Bed {
     pub(super) fn options(&self, name: &str) -> WorkerOptions {
         let identity = LocalIdentity {
             cluster: self.cluster.clone(),
-            partitions: 2,
+            partitions: self.partitions,
             key_hash: KeyHash::Blake3Mod,
             node: node(name),
         };
@@ -364,7 +296,12 @@ impl Bed {
         self.start_with(options, Arc::new(self.log.clone()), Machine { version: 1 })
     }
 
-    pub(super) fn start_with(&self, options: WorkerOptions, log: Arc<dyn Log>, machine: Machine) -> Worker {
+    pub(super) fn start_with(
+        &self,
+        options: WorkerOptions,
+        log: Arc<dyn Log>,
+        machine: impl StateMachine,
+    ) -> Worker {
         Worker::start(
             options,
             Arc::new(machine),
@@ -403,6 +340,16 @@ impl Bed {
 
     /// Has `worker` make a snapshot.
     pub(super) async fn snapshot(&self, worker: &Worker) -> PublishedExport {
+        self.try_snapshot(worker)
+            .await
+            .unwrap_or_else(|seen| panic!("no snapshot was published: {seen:?}"))
+    }
+
+    /// Asks `worker` for a snapshot; returns what else happened when none was published.
+    pub(super) async fn try_snapshot(
+        &self,
+        worker: &Worker,
+    ) -> std::result::Result<PublishedExport, Vec<String>> {
         let request = CreateSnapshot {
             partition: P0,
             min_lsn: Lsn::ZERO,
@@ -414,11 +361,44 @@ impl Bed {
         let mut seen = Vec::new();
         while let Some(event) = events.next().await {
             if let ExportEvent::Published(published) = event {
-                return published;
+                return Ok(published);
             }
             seen.push(format!("{event:?}"));
         }
-        panic!("no snapshot was published: {seen:?}")
+        Err(seen)
+    }
+
+    /// Changes a byte in every data file of a published snapshot.
+    pub(super) async fn spoil(&self, snapshot: SnapshotId) {
+        let objects: Vec<ObjectMeta> = self.store.inner.list(None).try_collect().await.unwrap();
+        let name = snapshot.to_string();
+        for at in objects.into_iter().map(|object| object.location) {
+            if at.as_ref().contains(&name) && at.as_ref().ends_with(".sst") {
+                let mut bytes = self
+                    .store
+                    .inner
+                    .get(&at)
+                    .await
+                    .unwrap()
+                    .bytes()
+                    .await
+                    .unwrap()
+                    .to_vec();
+                bytes[40] ^= 1;
+                self.store.inner.put(&at, bytes.into()).await.unwrap();
+            }
+        }
+    }
+
+    /// Returns the records of the first partition, from `from` to the tail.
+    pub(super) async fn records(&self, from: Lsn) -> Vec<Bytes> {
+        let tail = self.log.info(P0).await.unwrap().tail;
+        let mut stream = self.log.read(P0, self.incarnation, from).await.unwrap();
+        let mut records = Vec::new();
+        while from.plus(records.len() as u64) < tail {
+            records.extend(stream.next().await.unwrap().unwrap().records);
+        }
+        records
     }
 }
 

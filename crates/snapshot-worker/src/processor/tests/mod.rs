@@ -2,7 +2,13 @@
 
 mod bed;
 mod blocked;
+mod fencing;
 mod leading;
+mod neighbours;
 mod proposing;
+mod rebuilding;
 mod replicas;
 mod restoring;
+mod skipping;
+mod stalling;
+mod stopping;
