@@ -4,7 +4,10 @@
 //! this costs next to nothing.
 
 use crate::{
-    core::{BlockedReason, Decline, Outcome, PartitionState, ReplicaStatus, RestoreKind, RunningRestore},
+    core::{
+        BlockedReason, Decline, Outcome, PartitionState, RebuildReason, ReplicaStatus, RestoreKind,
+        RunningRestore,
+    },
     processor::ProposeError,
 };
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
@@ -226,7 +229,7 @@ fn zero_agent() {
     for reason in Decline::REASONS {
         counter!(DECLINES, "reason" => *reason).absolute(0);
     }
-    for kind in [RestoreKind::Bootstrap, RestoreKind::TrimGap] {
+    for kind in RestoreKind::ALL {
         for result in RestoreResult::ALL {
             counter!(RESTORES, "kind" => kind.as_str(), "outcome" => result.as_str()).absolute(0);
         }
@@ -353,6 +356,7 @@ const DURABLE_LSN: &str = "tidemark_worker_durable_lsn";
 const APPLY_LAG: &str = "tidemark_worker_apply_lag_records";
 const BLOCKED: &str = "tidemark_worker_partition_blocked";
 const BLOCKED_TOTAL: &str = "tidemark_worker_blocked_total";
+const REBUILDS: &str = "tidemark_worker_rebuilds_total";
 const PROPOSALS: &str = "tidemark_worker_proposals_total";
 const APPENDS: &str = "tidemark_worker_appends_total";
 const FLUSHES: &str = "tidemark_worker_flushes_total";
@@ -384,6 +388,7 @@ fn describe_processor() {
         count,
         "How often a partition became blocked, by reason"
     );
+    describe_counter!(REBUILDS, count, "Local states set aside and replaced, by reason");
     describe_counter!(PROPOSALS, count, "Proposals by how they ended");
     describe_counter!(APPENDS, count, "Appends to the log by outcome");
     describe_counter!(FLUSHES, count, "Flushes of a partition's state to disk");
@@ -392,6 +397,9 @@ fn describe_processor() {
     }
     for reason in BlockedReason::ALL {
         counter!(BLOCKED_TOTAL, "reason" => reason.as_str()).absolute(0);
+    }
+    for reason in RebuildReason::ALL {
+        counter!(REBUILDS, "reason" => reason.as_str()).absolute(0);
     }
     counter!(FLUSHES).absolute(0);
 }
@@ -418,6 +426,10 @@ pub(crate) fn replica_moved(status: &ReplicaStatus) {
 
 pub(crate) fn became_blocked(reason: BlockedReason) {
     counter!(BLOCKED_TOTAL, "reason" => reason.as_str()).increment(1);
+}
+
+pub(crate) fn rebuild_began(reason: RebuildReason) {
+    counter!(REBUILDS, "reason" => reason.as_str()).increment(1);
 }
 
 pub(crate) fn proposed(error: Option<&ProposeError>) {

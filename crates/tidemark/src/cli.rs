@@ -65,9 +65,9 @@ pub enum Command {
     Log(commands::log::LogCommand),
     /// Show nodes and partitions as the admin sees them.
     Status(commands::status::StatusArgs),
-    /// Look at partitions and their replicas.
+    /// Look at partitions and their replicas, and help those that cannot help themselves.
     #[command(subcommand)]
-    Partitions(commands::status::PartitionsCommand),
+    Partitions(commands::partitions::PartitionsCommand),
     /// List, inspect, make and verify snapshots.
     #[command(subcommand)]
     Snapshots(commands::snapshots::SnapshotsCommand),
@@ -243,6 +243,9 @@ mod tests {
         let calls = [
             "tidemark status --output json",
             "tidemark --output json partitions list --admin http://127.0.0.1:7400",
+            "tidemark partitions skip 3 --lsn 1042 --reason ticket-4711 --yes",
+            "tidemark partitions skip 3 --lsn 1042 --reason x --worker http://127.0.0.1:7310 --worker http://127.0.0.1:7320",
+            "tidemark partitions rebuild 3 --node worker-2 --yes --output json",
             "tidemark snapshots list --store file:///tmp/b",
             "tidemark snapshots show 3",
             "tidemark snapshots create 0 1",

@@ -1,6 +1,7 @@
 //! The seam between the snapshot agent and the service that owns the partition's state.
 
-use crate::core::ReplicaStatus;
+use super::repair::{RebuildAnswer, RebuildError, SkipError, SkipOrder};
+use crate::core::{PoisonRecord, ReplicaStatus};
 use async_trait::async_trait;
 use snapshot_store::{
     Fingerprint, Incarnation, LeaderEpoch, Leadership, Lsn, StateDigest,
@@ -94,5 +95,22 @@ pub trait PartitionHost: Send + Sync + 'static {
     /// Announces itself as leader, and returns the term once the announcement was applied.
     async fn lead(&self) -> Result<LeaderEpoch, HostError> {
         Err(HostError::Unsupported)
+    }
+
+    /// Returns the record the replica is blocked at because it cannot apply it; `None` when none is in its way.
+    fn poison(&self) -> Option<PoisonRecord> {
+        None
+    }
+
+    /// Appends the order to pass over the record the replica is blocked at, and returns where the order stands.
+    /// Only a replica that is blocked at exactly this record may.
+    async fn skip(&self, _order: SkipOrder) -> Result<Lsn, SkipError> {
+        Err(SkipError::Unsupported)
+    }
+
+    /// Sets the local state aside and begins to get another one, provided that one can be had; a `dry_run` only
+    /// says what would be done.
+    async fn rebuild(&self, _dry_run: bool) -> RebuildAnswer {
+        Err(RebuildError::Unsupported)
     }
 }

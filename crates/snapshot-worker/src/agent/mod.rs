@@ -6,6 +6,7 @@
 //! | `snapshot_agent` | the agent of one node: partitions, status, limits |
 //! | `export`, `export_job` | makes and publishes a snapshot |
 //! | `restore`, `restore_job` | brings a published snapshot into a partition |
+//! | `repair` | what operators order: skipping a record, rebuilding a state |
 //! | `verify`, `compare` | checks a published snapshot |
 //! | `identity`, `archived`, `staging` | what lies in the data folder |
 //! | `room` | how much of the disk jobs may fill |
@@ -18,6 +19,7 @@ mod export_job;
 mod host;
 mod identity;
 mod policy;
+mod repair;
 mod restore;
 mod restore_job;
 mod room;
@@ -33,6 +35,7 @@ pub use export_job::{CreateSnapshot, ExportEvent, ExportFailure, PublishedExport
 pub use host::{CheckpointFacts, HostError, PartitionHost};
 pub use identity::{IdentityError, LocalIdentity};
 pub use policy::WorkerPolicy;
+pub use repair::{Covering, RebuildAnswer, RebuildError, SkipError, SkipOrder};
 pub use restore_job::{RestoreError, RestoreOutcome, RestoreRequest, ReuseLocal};
 pub use service::AgentService;
 pub use snapshot_agent::{AgentConfig, AgentError, SHUTDOWN_WAIT_MAX, SnapshotAgent};

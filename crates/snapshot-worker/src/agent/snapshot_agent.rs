@@ -6,6 +6,7 @@ use super::{
     export_job::{CreateSnapshot, ExportEvent},
     host::PartitionHost,
     policy::WorkerPolicy,
+    repair::{self, Covering},
     restore,
     restore_job::{RestoreError, RestoreOutcome, RestoreRequest},
     service::AgentService,
@@ -230,6 +231,18 @@ impl SnapshotAgent {
                 .for_each(|partition| self.shared.discard_downloads(partition)),
             Err(error) => tracing::warn!(%error, "what interrupted restores left was not looked for"),
         }
+    }
+
+    /// Returns the snapshot that [`SnapshotAgent::restore`] would try first, without reading its content.
+    ///
+    /// # Errors
+    /// When the store does not answer or is not the cluster's; finding nothing is an answer, not an error.
+    pub async fn covering(
+        &self,
+        partition: PartitionId,
+        request: &RestoreRequest,
+    ) -> Result<Covering, RestoreError> {
+        repair::covering(&self.shared, partition, request).await
     }
 
     /// Checks a published snapshot of a partition hosted here.

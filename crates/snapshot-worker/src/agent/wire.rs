@@ -2,15 +2,17 @@
 
 use super::{
     export_job::{CreateSnapshot, ExportEvent, PublishedExport},
+    repair::SkipOrder,
     verify::VerifyReport,
 };
 use crate::core::{
-    Decline, FinishedRestore, PartitionState, ReplicaStatus, RestoreKind, RestorePhase, RunningRestore,
+    Decline, FinishedRestore, PartitionState, PoisonRecord, RebuildCounts, RebuildPlan, RebuildReason,
+    RebuildSource, ReplicaStatus, RestoreKind, RestorePhase, RunningRestore,
 };
 use bytes::Bytes;
 use snapshot_proto::v1;
 use snapshot_store::{
-    Incarnation, Leadership, Lsn, NodeId, PartitionId, ReplicaRole, RequestId, SnapshotId,
+    Incarnation, Leadership, Lsn, NodeId, PartitionId, RecordHash, ReplicaRole, RequestId, SnapshotId,
     format::{ChainPoint, VerifyLevel},
 };
 use std::{str::FromStr, time::Duration};
@@ -138,6 +140,7 @@ fn finished_restore(restore: FinishedRestore) -> v1::FinishedRestore {
     let kind = match restore.kind {
         RestoreKind::Bootstrap => v1::RestoreKind::Bootstrap,
         RestoreKind::TrimGap => v1::RestoreKind::TrimGap,
+        RestoreKind::Rebuild => v1::RestoreKind::Rebuild,
     };
     v1::FinishedRestore {
         kind: kind.into(),
@@ -213,6 +216,70 @@ pub(super) fn replica_status(status: ReplicaStatus) -> v1::ReplicaStatus {
         last_restore: status.last_restore.map(finished_restore),
         damaged_snapshots: texts(&status.damaged),
         tail_seen: status.tail_seen.map(Lsn::get),
+        rebuilds: rebuild_counts(status.rebuilds),
+    }
+}
+
+fn rebuild_counts(counts: RebuildCounts) -> Vec<v1::RebuildCount> {
+    let each = RebuildReason::ALL.iter().map(|reason| v1::RebuildCount {
+        reason: reason.as_str().to_owned(),
+        count: counts.of(*reason),
+    });
+    each.filter(|entry| entry.count > 0).collect()
+}
+
+/// Reads the hash of a record; `None` when it was left out.
+pub(super) fn record_hash(bytes: &[u8]) -> Result<Option<RecordHash>, InvalidField> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let hash = RecordHash::from_slice(bytes).ok_or_else(|| InvalidField {
+        field: "record_hash",
+        detail: format!("{} bytes are no hash of 32 bytes", bytes.len()),
+    })?;
+    Ok(Some(hash))
+}
+
+/// Reads an order to skip a record.
+pub(super) fn skip_order(request: v1::SkipRecordRequest) -> Result<SkipOrder, InvalidField> {
+    let hash = record_hash(&request.record_hash)?.ok_or_else(|| InvalidField {
+        field: "record_hash",
+        detail: "name the record: a dry run shows its hash".to_owned(),
+    })?;
+    let order = SkipOrder {
+        lsn: Lsn::new(request.lsn),
+        hash,
+        reason: request.reason,
+    };
+    match order.fault() {
+        None => Ok(order),
+        Some(detail) => Err(InvalidField {
+            field: "reason",
+            detail,
+        }),
+    }
+}
+
+pub(super) fn poison_record(record: PoisonRecord) -> v1::PoisonRecord {
+    v1::PoisonRecord {
+        lsn: record.lsn.get(),
+        bytes: record.bytes,
+        record_hash: Bytes::copy_from_slice(record.hash.as_bytes()),
+        author: record.author.map(|author| leadership((author, String::new()))),
+        detail: record.detail,
+    }
+}
+
+pub(super) fn rebuild_reply(plan: &RebuildPlan) -> v1::RebuildPartitionReply {
+    v1::RebuildPartitionReply {
+        applied_lsn: plan.applied_lsn.map(Lsn::get),
+        snapshot: match plan.source {
+            RebuildSource::Replay => None,
+            RebuildSource::Snapshot { snapshot_id, lsn } => Some(v1::RebuildSnapshot {
+                snapshot_id: snapshot_id.to_string(),
+                lsn: lsn.get(),
+            }),
+        },
     }
 }
 

@@ -6,8 +6,10 @@ mod decline;
 mod estimate;
 mod handles;
 mod leadership;
+mod rebuild;
 mod record;
 mod room;
+mod skip;
 mod start;
 mod status;
 
@@ -22,8 +24,10 @@ pub use handles::{
     plan_handles,
 };
 pub use leadership::{Outcome, Verdict, judge, next_epoch};
+pub use rebuild::{RebuildCounts, RebuildPlan, RebuildReason, RebuildSource, rebuild_source};
 pub use record::{LedBody, Record, RecordError};
 pub use room::{DiskFacts, Shortage, room_for};
+pub use skip::{PoisonRecord, SKIP_REASON_BYTES_MAX, SkipRefusal, may_skip};
 pub use start::{LocalFacts, LogFacts, StartStep, may_replay_from_first, next_step};
 pub use status::{
     ArchivedSnapshot, BlockedReason, FinishedRestore, PartitionState, ReplicaStatus, RestoreKind,

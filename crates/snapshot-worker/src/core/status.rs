@@ -1,6 +1,6 @@
 //! What one replica says of itself.
 
-use super::estimate::Estimate;
+use super::{estimate::Estimate, rebuild::RebuildCounts};
 use snapshot_store::{
     Incarnation, Leadership, Lsn, PartitionId, ReplicaRole, RequestId, SnapshotId,
     format::{ChainTrail, StateMachineVersion},
@@ -88,7 +88,9 @@ impl BlockedReason {
                 "check the store's URL, credentials and network; retried by itself"
             }
             BlockedReason::StoreUnusable => "look at the object the message names; it is never overwritten",
-            BlockedReason::PoisonRecord => "update this node's software so that it can apply the record",
+            BlockedReason::PoisonRecord => {
+                "update this node's software so that it can apply the record, or have all replicas pass over it with `tidemark partitions skip`"
+            }
             BlockedReason::LocalState => {
                 "check disk space and permissions of the data folder; retried by itself"
             }
@@ -133,6 +135,35 @@ impl PartitionState {
             PartitionState::CatchingUp => "catching-up",
             PartitionState::Active => "active",
             PartitionState::Blocked { .. } => "blocked",
+        }
+    }
+
+    /// Returns the word for the state, or, while blocked, the one for the reason.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            PartitionState::Blocked { reason, .. } => reason.as_str(),
+            state => state.as_str(),
+        }
+    }
+
+    /// Returns whether a record that cannot be applied is in the way.
+    pub const fn is_blocked_by_record(&self) -> bool {
+        matches!(
+            self,
+            PartitionState::Blocked {
+                reason: BlockedReason::PoisonRecord,
+                ..
+            }
+        )
+    }
+}
+
+/// The word for the state; while blocked also the reason, and what was seen.
+impl fmt::Display for PartitionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PartitionState::Blocked { reason, detail } => write!(f, "blocked ({reason}): {detail}"),
+            state => f.write_str(state.as_str()),
         }
     }
 }
@@ -239,14 +270,20 @@ pub enum RestoreKind {
     Bootstrap,
     /// The log was trimmed past the local state.
     TrimGap,
+    /// The local state was damaged, or an operator wanted it replaced.
+    Rebuild,
 }
 
 impl RestoreKind {
+    /// Every kind.
+    pub const ALL: &[RestoreKind] = &[RestoreKind::Bootstrap, RestoreKind::TrimGap, RestoreKind::Rebuild];
+
     /// Returns the word used in status, metrics and JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             RestoreKind::Bootstrap => "bootstrap",
             RestoreKind::TrimGap => "trim-gap",
+            RestoreKind::Rebuild => "rebuild",
         }
     }
 }
@@ -313,4 +350,6 @@ pub struct ReplicaStatus {
     pub damaged: Vec<SnapshotId>,
     /// Tail seen last, exclusive.
     pub tail_seen: Option<Lsn>,
+    /// How often the local state was rebuilt since the node started.
+    pub rebuilds: RebuildCounts,
 }

@@ -279,7 +279,7 @@ impl Worker {
             agent,
             ..
         } = &*self.shared;
-        let (replica, commands) = Replica::new(ReplicaParts {
+        let (replica, inbox) = Replica::new(ReplicaParts {
             partition,
             node: options.node.clone(),
             fingerprint: options.identity.cluster.fingerprint,
@@ -291,6 +291,7 @@ impl Worker {
             machine: Arc::clone(machine),
             blocking: options.blocking,
             dirs: PartitionDirs::new(&options.data_dir, partition),
+            log: Arc::clone(log),
             propose_timeout: options.propose_timeout,
             proposals_max: options.proposals_max,
             proposals_bytes_max: options.proposals_bytes_max,
@@ -305,13 +306,17 @@ impl Worker {
             agent: agent.clone(),
             seams: seams.clone(),
             pace: pace(options),
-            commands,
+            commands: inbox.commands,
+            orders: inbox.orders,
             stop: stop.clone(),
             local: None,
             append: None,
             flush: None,
             flush_at: None,
             trim_seen: None,
+            search: None,
+            damaged_at: None,
+            discard_due: false,
         };
         let task = tokio::spawn(task.run());
         partitions.insert(

@@ -147,6 +147,7 @@ impl PartitionHost for FakeHost {
             last_restore: None,
             damaged: vec![],
             tail_seen: None,
+            rebuilds: Default::default(),
         }
     }
 

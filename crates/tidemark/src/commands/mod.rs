@@ -5,6 +5,7 @@ pub mod cluster_init;
 pub mod config;
 pub mod kv;
 pub mod log;
+pub mod partitions;
 pub mod pause;
 pub mod snapshots;
 pub mod status;

@@ -3,8 +3,9 @@
 use crate::output::{bytes, duration_ms, hex};
 use serde_json::{Value, json};
 use snapshot_proto::v1::{
-    ClusterStatus, Liveness, NodeView, PartitionState, PartitionView, PauseEntry, Reason, ReplicaRole,
-    ReplicaView, RestoreKind, RestorePhase, RunningRestore, SnapshotView, TrimOutcome, VerifyLevel,
+    ClusterStatus, Liveness, NodeView, PartitionState, PartitionView, PauseEntry, Reason, RebuildCount,
+    ReplicaRole, ReplicaView, RestoreKind, RestorePhase, RunningRestore, SnapshotView, TrimOutcome,
+    VerifyLevel,
 };
 use snapshot_store::Timestamp;
 
@@ -49,6 +50,7 @@ fn restore_kind(value: i32) -> &'static str {
     match RestoreKind::try_from(value) {
         Ok(RestoreKind::Bootstrap) => "bootstrap",
         Ok(RestoreKind::TrimGap) => "trim-gap",
+        Ok(RestoreKind::Rebuild) => "rebuild",
         Ok(RestoreKind::Unspecified) | Err(_) => "unknown",
     }
 }
@@ -142,6 +144,7 @@ fn replica_json(replica: &ReplicaView) -> Value {
             "damaged": restore.damaged,
         })),
         "damaged_snapshots": status.map(|status| &status.damaged_snapshots),
+        "rebuilds": status.map(|status| rebuilds_json(&status.rebuilds)),
     })
 }
 
@@ -191,6 +194,14 @@ fn restore_phase(phase: i32) -> &'static str {
         // A worker of an earlier version does not say.
         Ok(RestorePhase::Unspecified) | Err(_) => "restoring",
     }
+}
+
+fn rebuilds_json(rebuilds: &[RebuildCount]) -> Value {
+    rebuilds
+        .iter()
+        .map(|entry| (entry.reason.clone(), Value::from(entry.count)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 pub(super) fn snapshot_json(partition: u32, snapshot: &SnapshotView) -> Value {

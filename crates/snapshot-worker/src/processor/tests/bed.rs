@@ -10,18 +10,15 @@ use crate::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{StreamExt, stream::BoxStream};
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, memory::InMemory, path::Path,
 };
-use partition_log::{
-    AppendError, Base, Log, LogAdmin, LogError, LogInfo, ReadError, RecordStream, Registration,
-    memory::MemoryLog,
-};
+use partition_log::{Base, Log, LogAdmin, Registration, memory::MemoryLog};
 use snapshot_store::{
     ClusterIdentity, ClusterSpec, Entropy, Incarnation, IncarnationId, LeaderEpoch, Leadership, Lsn,
-    ManualClock, NodeId, PartitionId, Repository, RequestId, Seams, Timestamp, format::KeyHash,
+    ManualClock, NodeId, PartitionId, Repository, RequestId, Seams, SnapshotId, Timestamp, format::KeyHash,
 };
 use std::{
     fmt,
@@ -186,77 +183,6 @@ impl ObjectStore for CountingStore {
     }
 }
 
-/// A log whose readers can be stopped.
-pub(super) struct StallingLog {
-    inner: MemoryLog,
-    stalled: watch::Sender<bool>,
-    appends: AtomicUsize,
-}
-
-impl StallingLog {
-    pub(super) fn new(inner: MemoryLog) -> Self {
-        StallingLog {
-            inner,
-            stalled: watch::Sender::new(false),
-            appends: AtomicUsize::new(0),
-        }
-    }
-
-    pub(super) fn stall(&self, stalled: bool) {
-        self.stalled.send_replace(stalled);
-    }
-
-    /// Returns how many appends were answered.
-    pub(super) fn appends(&self) -> usize {
-        self.appends.load(Ordering::SeqCst)
-    }
-}
-
-#[async_trait]
-impl Log for StallingLog {
-    async fn registration(&self, partition: PartitionId) -> std::result::Result<Registration, LogError> {
-        self.inner.registration(partition).await
-    }
-
-    async fn info(&self, partition: PartitionId) -> std::result::Result<LogInfo, LogError> {
-        self.inner.info(partition).await
-    }
-
-    async fn append(
-        &self,
-        partition: PartitionId,
-        incarnation: Incarnation,
-        batch: Vec<Bytes>,
-        expected_tail: Option<Lsn>,
-    ) -> std::result::Result<Lsn, AppendError> {
-        let result = self
-            .inner
-            .append(partition, incarnation, batch, expected_tail)
-            .await;
-        self.appends.fetch_add(1, Ordering::SeqCst);
-        result
-    }
-
-    async fn read(
-        &self,
-        partition: PartitionId,
-        incarnation: Incarnation,
-        from: Lsn,
-    ) -> std::result::Result<RecordStream, ReadError> {
-        let records = self.inner.read(partition, incarnation, from).await?;
-        let stalled = self.stalled.subscribe();
-        Ok(records
-            .then(move |item| {
-                let mut stalled = stalled.clone();
-                async move {
-                    drop(stalled.wait_for(|stalled| !stalled).await);
-                    item
-                }
-            })
-            .boxed())
-    }
-}
-
 pub(super) fn incarnation(generation: u64, id: u8) -> Incarnation {
     Incarnation {
         generation,
@@ -408,7 +334,12 @@ impl Bed {
         .unwrap()
     }
 
-    pub(super) fn start_with(&self, options: WorkerOptions, log: Arc<dyn Log>, machine: Machine) -> Worker {
+    pub(super) fn start_with(
+        &self,
+        options: WorkerOptions,
+        log: Arc<dyn Log>,
+        machine: impl StateMachine,
+    ) -> Worker {
         Worker::start(
             options,
             Arc::new(machine),
@@ -447,6 +378,16 @@ impl Bed {
 
     /// Has `worker` make a snapshot.
     pub(super) async fn snapshot(&self, worker: &Worker) -> PublishedExport {
+        self.try_snapshot(worker)
+            .await
+            .unwrap_or_else(|seen| panic!("no snapshot was published: {seen:?}"))
+    }
+
+    /// Asks `worker` for a snapshot; returns what else happened when none was published.
+    pub(super) async fn try_snapshot(
+        &self,
+        worker: &Worker,
+    ) -> std::result::Result<PublishedExport, Vec<String>> {
         let request = CreateSnapshot {
             partition: P0,
             min_lsn: Lsn::ZERO,
@@ -458,11 +399,44 @@ impl Bed {
         let mut seen = Vec::new();
         while let Some(event) = events.next().await {
             if let ExportEvent::Published(published) = event {
-                return published;
+                return Ok(published);
             }
             seen.push(format!("{event:?}"));
         }
-        panic!("no snapshot was published: {seen:?}")
+        Err(seen)
+    }
+
+    /// Changes a byte in every data file of a published snapshot.
+    pub(super) async fn spoil(&self, snapshot: SnapshotId) {
+        let objects: Vec<ObjectMeta> = self.store.inner.list(None).try_collect().await.unwrap();
+        let name = snapshot.to_string();
+        for at in objects.into_iter().map(|object| object.location) {
+            if at.as_ref().contains(&name) && at.as_ref().ends_with(".sst") {
+                let mut bytes = self
+                    .store
+                    .inner
+                    .get(&at)
+                    .await
+                    .unwrap()
+                    .bytes()
+                    .await
+                    .unwrap()
+                    .to_vec();
+                bytes[40] ^= 1;
+                self.store.inner.put(&at, bytes.into()).await.unwrap();
+            }
+        }
+    }
+
+    /// Returns the records of the first partition, from `from` to the tail.
+    pub(super) async fn records(&self, from: Lsn) -> Vec<Bytes> {
+        let tail = self.log.info(P0).await.unwrap().tail;
+        let mut stream = self.log.read(P0, self.incarnation, from).await.unwrap();
+        let mut records = Vec::new();
+        while from.plus(records.len() as u64) < tail {
+            records.extend(stream.next().await.unwrap().unwrap().records);
+        }
+        records
     }
 }
 

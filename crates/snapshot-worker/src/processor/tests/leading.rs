@@ -1,7 +1,8 @@
 //! Leading, and appends that go wrong.
 
-use super::bed::{
-    Bed, P0, StallingLog, commands, facts_at, node, until, until_active, until_applied, value, write,
+use super::{
+    bed::{Bed, P0, commands, facts_at, node, until, until_active, until_applied, value, write},
+    stalling::StallingLog,
 };
 use crate::processor::{LeadError, ProposeError, propose::COMMAND_BYTES_MAX};
 use bytes::Bytes;

@@ -1,6 +1,9 @@
 //! Snapshots in place of records.
 
-use super::bed::{Bed, P0, StallingLog, facts_at, until, until_active, write};
+use super::{
+    bed::{Bed, P0, facts_at, until, until_active, write},
+    stalling::StallingLog,
+};
 use crate::{
     agent::PartitionHost,
     core::{BlockedReason, PartitionState, ReplicaStatus, RestoreKind, RestorePhase},
@@ -80,6 +83,95 @@ async fn a_reader_overtaken_by_a_trim_in_mid_stream_comes_back() {
         w2.agent().replica(P0).unwrap().last_restore.unwrap().kind,
         RestoreKind::TrimGap
     );
+}
+
+#[tokio::test]
+async fn an_idle_reader_overtaken_by_a_trim_comes_back() {
+    let bed = Bed::new().await;
+    let (w1, leader) = bed.leader("w1").await;
+    let log = Arc::new(StallingLog::new(bed.log.clone()));
+    let w2 = bed.start_with(
+        bed.options("w2"),
+        Arc::clone(&log) as _,
+        super::bed::Machine { version: 1 },
+    );
+    let idle = w2.partition(P0).unwrap();
+    let seen = write(&leader, 20).await;
+    facts_at(&idle, seen).await;
+    // It waits at the end of the log, and has read none of what comes now when all of it is trimmed.
+    log.freeze(true);
+    let last = write(&leader, 100).await;
+    bed.snapshot(&w1).await;
+    bed.trim(last).await;
+    log.freeze(false);
+    assert_eq!(facts_at(&idle, last).await, facts_at(&leader, last).await);
+    let restored = w2.agent().replica(P0).unwrap().last_restore.unwrap();
+    assert_eq!((restored.kind, restored.lsn), (RestoreKind::TrimGap, last));
+    let last = write(&leader, 5).await;
+    assert_eq!(facts_at(&idle, last).await, facts_at(&leader, last).await);
+}
+
+/// What a replica that restores finds.
+#[derive(Clone, Copy, Debug)]
+enum Found {
+    /// The log begins right after the snapshot.
+    ExactlyTheTrimPoint,
+    /// The log is empty.
+    FullyTrimmed,
+    /// The newest snapshot is damaged, and the log still has what the older one does not hold.
+    DamagedNewest,
+}
+
+#[tokio::test]
+async fn after_a_restore_the_log_is_followed_without_another_one() {
+    for found in [
+        Found::ExactlyTheTrimPoint,
+        Found::FullyTrimmed,
+        Found::DamagedNewest,
+    ] {
+        let bed = Bed::new().await;
+        let (w1, leader) = bed.leader("w1").await;
+        write(&leader, 50).await;
+        let mut snapshot = bed.snapshot(&w1).await;
+        let mut last = snapshot.lsn;
+        match found {
+            Found::FullyTrimmed => bed.trim(snapshot.lsn).await,
+            Found::ExactlyTheTrimPoint => {
+                last = write(&leader, 30).await;
+                bed.trim(snapshot.lsn).await;
+            }
+            Found::DamagedNewest => {
+                bed.trim(snapshot.lsn).await;
+                last = write(&leader, 30).await;
+                let older = std::mem::replace(&mut snapshot, bed.snapshot(&w1).await);
+                bed.spoil(snapshot.snapshot_id).await;
+                snapshot = older;
+            }
+        }
+        let w2 = bed.start(bed.options("w2"));
+        let replica = w2.partition(P0).unwrap();
+        assert_eq!(
+            facts_at(&replica, last).await,
+            facts_at(&leader, last).await,
+            "{found:?}"
+        );
+        until_active(&replica).await;
+        let restored = w2.agent().replica(P0).unwrap().last_restore.unwrap();
+        assert_eq!(restored.lsn, snapshot.lsn, "{found:?}");
+        // Going on, also after a restart, takes the log alone.
+        let requests = bed.store.requests();
+        let last = write(&leader, 40).await;
+        facts_at(&replica, last).await;
+        w2.shutdown().await;
+        let last = write(&leader, 10).await;
+        let (_w2, replica) = bed.active("w2").await;
+        assert_eq!(
+            facts_at(&replica, last).await,
+            facts_at(&leader, last).await,
+            "{found:?}"
+        );
+        assert_eq!(bed.store.requests(), requests, "{found:?}");
+    }
 }
 
 #[tokio::test]
