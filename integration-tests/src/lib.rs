@@ -4,13 +4,16 @@
 //! - [`SingleNode`]: one process beside it, for configurations that must not work.
 //! - [`bucket`]: an independent reader of the object store: plain JSON and hashes, none of the project's own code.
 //! - [`replicas`]: what each replica holds, read over gRPC.
+//! - [`Authority`]: certificates and tokens, made when a test runs.
 //! - [`s3_server`]: an S3 server on loopback, in a process of its own or in that of a test.
 
 pub mod bucket;
 mod cluster;
+mod credentials;
 mod node;
 pub mod replicas;
 pub mod s3_server;
 
 pub use cluster::{TestCluster, binary};
+pub use credentials::Authority;
 pub use node::SingleNode;

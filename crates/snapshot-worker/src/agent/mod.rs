@@ -32,6 +32,6 @@ pub use host::{CheckpointFacts, HostError, PartitionHost};
 pub use identity::{IdentityError, LocalIdentity};
 pub use policy::WorkerPolicy;
 pub use restore_job::{RestoreError, RestoreOutcome, RestoreRequest};
-pub use service::AgentService;
+pub use service::{AgentService, ROLE_METADATA};
 pub use snapshot_agent::{AgentConfig, AgentError, SHUTDOWN_WAIT_MAX, SnapshotAgent};
 pub use verify::{VerifyError, VerifyReport};

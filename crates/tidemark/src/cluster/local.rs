@@ -41,17 +41,19 @@ pub(super) struct Layout {
     dir: PathBuf,
     pub(super) workers: u32,
     first_port: u16,
+    tls: bool,
 }
 
 impl Layout {
     /// Ports per node: main, metrics, and one more for the log's administration.
     const PORTS: u16 = 3;
 
-    pub(super) fn new(dir: PathBuf, workers: u32, ports: &PortBlock) -> Self {
+    pub(super) fn new(dir: PathBuf, workers: u32, ports: &PortBlock, tls: bool) -> Self {
         Layout {
             dir,
             workers,
             first_port: ports.port(0),
+            tls,
         }
     }
 
@@ -77,11 +79,15 @@ impl Layout {
     }
 
     pub(super) fn url(&self, node: Node) -> String {
-        format!("http://{}", self.listen(node))
+        format!("{}://{}", self.scheme(), self.listen(node))
     }
 
     pub(super) fn log_admin_url(&self) -> String {
-        format!("http://{}", self.log_admin_listen())
+        format!("{}://{}", self.scheme(), self.log_admin_listen())
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.tls { "https" } else { "http" }
     }
 
     pub(super) fn data_dir(&self, node: Node) -> PathBuf {
@@ -135,7 +141,12 @@ impl LocalCluster {
             return Err(ClusterError::NotEmpty { path: spec.dir });
         }
         let ports = PortBlock::take()?;
-        let layout = Layout::new(spec.dir.clone(), spec.workers, &ports);
+        let layout = Layout::new(
+            spec.dir.clone(),
+            spec.workers,
+            &ports,
+            spec.settings.credentials.is_some(),
+        );
         for folder in ["config", "logs", "data", "bucket"] {
             make_folder(&spec.dir.join(folder))?;
         }
@@ -153,6 +164,7 @@ impl LocalCluster {
                 .collect(),
             log_admin: layout.log_admin_url(),
             workers: spec.workers,
+            security: spec.settings.client_security()?,
         };
         Ok(LocalCluster {
             spec,
@@ -204,7 +216,11 @@ impl LocalCluster {
     /// When it cannot be run, does not end in time or fails; the error has its whole output.
     pub async fn run(&self, arguments: &[&str], within: Duration) -> Result<String, ClusterError> {
         let line = format!("tidemark {}", arguments.join(" "));
-        let mut command = tokio::process::Command::from(self.command());
+        let mut command = self.command();
+        if let Some(credentials) = &self.spec.settings.credentials {
+            command.envs(credentials.environment());
+        }
+        let mut command = tokio::process::Command::from(command);
         command
             .args(arguments)
             .stdin(std::process::Stdio::null())

@@ -14,7 +14,7 @@ mod ports;
 mod process;
 mod wait;
 
-pub use config::Settings;
+pub use config::{Credentials, Settings};
 pub use endpoints::Endpoints;
 pub use error::ClusterError;
 pub use local::{ClusterSpec, LocalCluster};

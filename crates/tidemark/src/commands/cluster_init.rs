@@ -8,11 +8,8 @@
 //! A rerun with the same name and number of partitions finds the identity of the first run and completes it, with
 //! the same ids. Not here: forks and disaster recovery.
 
-use super::StoreOptionArgs;
-use crate::{
-    kv::channel,
-    output::{OutputFormat, table},
-};
+use super::{ConnectionArgs, StoreOptionArgs};
+use crate::output::{OutputFormat, table};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use partition_log::{Log, LogAdmin, LogError, ProvisionError, Registration};
@@ -59,6 +56,8 @@ pub struct InitArgs {
     /// Address at which the log server accepts provisioning (`admin_listen`).
     #[arg(long, value_name = "URL")]
     log_admin: String,
+    #[command(flatten)]
+    connection: ConnectionArgs,
 }
 
 impl ClusterCommand {
@@ -70,9 +69,10 @@ impl ClusterCommand {
         let ClusterCommand::Init(args) = self;
         let repository = args.options.open(&args.store)?;
         // The address is checked here, so that the message names the flag.
-        channel(&args.log_admin).context("--log-admin")?;
-        let log = crate::roles::log::connect(&args.log_admin)?;
-        let admin = crate::roles::log::connect_admin(&args.log_admin)?;
+        let security = args.connection.security()?;
+        security.check(&args.log_admin).context("--log-admin")?;
+        let log = crate::roles::log::connect(&args.log_admin, &security)?;
+        let admin = crate::roles::log::connect_admin(&args.log_admin, &security)?;
         let spec = ClusterSpec {
             name: args.name,
             partitions: args.partitions,

@@ -9,15 +9,18 @@ pub mod pause;
 pub mod snapshots;
 pub mod status;
 pub mod store;
+pub mod token;
 pub mod trim;
 
 mod admin_client;
+mod connection;
 mod render;
 mod store_args;
 pub mod sweep;
 pub mod verify;
 
 pub use admin_client::AdminArgs;
+pub use connection::ConnectionArgs;
 pub use store_args::{StoreOptionArgs, key_value, open_repository};
 
 use std::process::ExitCode;
