@@ -4,8 +4,7 @@
 
 use anyhow::Context;
 use integration_tests::s3_server::{Locking, S3Server};
-use std::path::Path;
-use tokio::io::AsyncReadExt;
+use std::{io, path::Path};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -15,8 +14,9 @@ async fn main() -> anyhow::Result<()> {
     };
     let server = S3Server::start(address, Path::new(folder), bucket, Locking::Atomic).await?;
     println!("{}", server.endpoint());
-    let mut input = tokio::io::stdin();
-    let mut ignored = [0; 64];
-    while input.read(&mut ignored).await.context("standard input")? > 0 {}
+    let until_closed = || io::copy(&mut io::stdin().lock(), &mut io::sink());
+    tokio::task::spawn_blocking(until_closed)
+        .await?
+        .context("standard input")?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 use super::ConnectionArgs;
 use crate::{
     kv::rules::MESSAGE_BYTES_MAX,
-    wire_security::{SecuredChannel, cause_of},
+    wire_security::{SecuredChannel, unanswered},
 };
 use anyhow::Context as _;
 use snapshot_proto::v1::{
@@ -85,13 +85,14 @@ impl AdminArgs {
 
     /// Turns an error answer into a message that says what to do.
     pub(super) fn explain(&self, status: &Status) -> anyhow::Error {
+        if let Some(cause) = unanswered(status) {
+            return anyhow::anyhow!(
+                "no admin answers at {}: start it, or name another with --admin URL or TIDEMARK_ADMIN ({cause})",
+                self.admin,
+            );
+        }
         let reason = status.get_details_error_info().map(|info| info.reason);
         match (reason, status.code()) {
-            (None, Code::Unavailable) => anyhow::anyhow!(
-                "no admin answers at {}: start it, or name another with --admin URL or TIDEMARK_ADMIN ({})",
-                self.admin,
-                unanswered(status)
-            ),
             (None, Code::Unimplemented) => {
                 anyhow::anyhow!(
                     "{} is not an admin: name one with --admin URL or TIDEMARK_ADMIN",
@@ -100,14 +101,6 @@ impl AdminArgs {
             }
             _ => anyhow::anyhow!("{}", status_text(status)),
         }
-    }
-}
-
-/// Returns why there was no answer, in words.
-fn unanswered(status: &Status) -> String {
-    match std::error::Error::source(status) {
-        Some(cause) => cause_of(cause),
-        None => status.message().to_owned(),
     }
 }
 

@@ -4,7 +4,7 @@
 //! client changes nothing; only a write of *another* client that came in between may be overwritten by it.
 
 use super::{error::KvError, routes::Routes, rules, service::reason};
-use crate::wire_security::{ClientSecurity, SecuredChannel, cause_of};
+use crate::wire_security::{ClientSecurity, SecuredChannel, unanswered};
 use bytes::Bytes;
 use snapshot_proto::{
     kv::{
@@ -97,10 +97,11 @@ fn is_refused(status: &Status) -> bool {
     matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied)
 }
 
-/// Returns why there is no answer, in words.
+/// Returns why a node did not describe itself, in words.
 fn unreachable_detail(status: &Status) -> String {
-    match std::error::Error::source(status) {
-        Some(cause) => cause_of(cause),
+    match unanswered(status) {
+        Some(cause) => cause,
+        None if status.message().is_empty() => status.code().description().to_owned(),
         None => status.message().to_owned(),
     }
 }

@@ -206,6 +206,24 @@ fn is_loopback(host: &str) -> bool {
     host == "localhost" || literal.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
+/// Returns why a call got no answer from the other end, in words; `None` when it got one, be it an error.
+pub fn unanswered(status: &Status) -> Option<String> {
+    let outermost = std::error::Error::source(status)?;
+    let mut link = Some(outermost);
+    while let Some(cause) = link {
+        if cause.is::<tonic::ConnectError>() {
+            return Some(cause_of(outermost));
+        }
+        link = cause.source();
+    }
+    // A connection that came about and broke off: often one end spoke TLS, or asked for a certificate, and the other
+    // knew nothing of it.
+    Some(format!(
+        "{}; where nodes speak TLS, addresses begin with https://, and the client may need a certificate",
+        cause_of(outermost)
+    ))
+}
+
 /// Returns the innermost cause of an error in words: the outer ones only say that something failed.
 pub fn cause_of(error: &dyn std::error::Error) -> String {
     let mut innermost = error;

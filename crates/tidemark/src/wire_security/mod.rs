@@ -28,7 +28,7 @@ mod token;
 
 pub use accepted::{AcceptedToken, AcceptedTokens, AcceptedTokensError};
 pub use access::{Caller, Presented, Refusal, decide_access};
-pub use client::{AddressError, Bearer, ClientSecurity, SecuredChannel, cause_of};
+pub use client::{AddressError, Bearer, ClientSecurity, SecuredChannel, cause_of, unanswered};
 pub use files::{CredentialFault, CredentialFiles, CredentialKind};
 pub use layer::{AccessLayer, AccessService, Gate};
 pub use role::{Access, AccessRole, METHOD_ACCESS, access_to};
