@@ -321,7 +321,7 @@ fn refused_by_the_log(cluster: &TestCluster) -> anyhow::Result<f64> {
         .lines()
         .filter(|line| line.starts_with("tidemark_wire_refused_total{"));
     lines
-        .map(|line| Ok(line.rsplit(' ').next().context("a value")?.parse::<f64>()?))
+        .map(|line| -> anyhow::Result<f64> { Ok(line.rsplit(' ').next().context("a value")?.parse()?) })
         .sum()
 }
 
