@@ -37,6 +37,6 @@ pub use identity::{IdentityError, LocalIdentity};
 pub use policy::WorkerPolicy;
 pub use repair::{Covering, RebuildAnswer, RebuildError, SkipError, SkipOrder};
 pub use restore_job::{RestoreError, RestoreOutcome, RestoreRequest, ReuseLocal};
-pub use service::AgentService;
+pub use service::{AgentService, ROLE_METADATA};
 pub use snapshot_agent::{AgentConfig, AgentError, SHUTDOWN_WAIT_MAX, SnapshotAgent};
 pub use verify::{VerifyError, VerifyReport};

@@ -21,6 +21,12 @@ use std::{collections::HashMap, error::Error, sync::Arc};
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+/// Request metadata in which a gate in front of this service tells the role of the caller, having taken out what the
+/// caller itself sent. Absent without a gate.
+pub const ROLE_METADATA: &str = "tidemark-role";
+/// The role that changes nothing.
+const READER: &str = "read";
+
 /// Serves one agent over gRPC.
 #[derive(Clone)]
 pub struct AgentService {
@@ -124,10 +130,16 @@ impl WorkerService for AgentService {
         &self,
         request: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::WorkerStatus>, Status> {
+        let is_reader = request
+            .metadata()
+            .get(ROLE_METADATA)
+            .is_some_and(|role| role.as_bytes() == READER.as_bytes());
         let request = request.into_inner();
         let shared = &self.agent.shared;
-        // Only an admin's poll carries policy; an operator's look must not be mistaken for one.
-        if let Some(policy) = request.policy.filter(|_| !request.admin.is_empty()) {
+        // Only an admin's poll carries policy; an operator's look must not be mistaken for one, and who may only read
+        // must not change what this node does.
+        let polled = !is_reader && !request.admin.is_empty();
+        if let Some(policy) = request.policy.filter(|_| polled) {
             shared.policy.send_replace(Some(WorkerPolicy {
                 admin: request.admin,
                 received_at: shared.seams.clock.now(),

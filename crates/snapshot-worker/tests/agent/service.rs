@@ -215,6 +215,13 @@ async fn status_is_left_out_while_unchanged_and_policy_arrives_with_an_admins_po
     let first = client.get_status(poll("", 0)).await.unwrap().into_inner();
     assert!(!first.unchanged && !first.node_generation.is_empty());
     assert_eq!(*received.borrow(), None, "an operator sends no policy");
+    let mut of_a_reader = tonic::Request::new(poll("admin-2", first.version));
+    let role = "read".parse().unwrap();
+    of_a_reader
+        .metadata_mut()
+        .insert(snapshot_worker::agent::ROLE_METADATA, role);
+    client.get_status(of_a_reader).await.unwrap();
+    assert_eq!(*received.borrow(), None, "who may only read changes nothing");
 
     let second = client
         .get_status(poll("admin-1", first.version))

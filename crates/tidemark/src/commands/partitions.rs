@@ -2,7 +2,7 @@
 
 use super::{
     AdminArgs,
-    admin_client::{status_text, worker_client},
+    admin_client::status_text,
     exit, render,
     status::{StatusArgs, replicas_table},
 };
@@ -127,7 +127,7 @@ async fn skip(args: SkipArgs, output: OutputFormat) -> anyhow::Result<ExitCode> 
     };
     let mut seen = Vec::new();
     for address in addresses {
-        seen.push(look(address, partition, args.lsn).await?);
+        seen.push(look(&args.admin, address, partition, args.lsn).await?);
     }
     let (chosen, record) =
         choose(args.lsn, &seen).map_err(|why| anyhow::anyhow!("partition {partition}: {why}"))?;
@@ -142,7 +142,7 @@ async fn skip(args: SkipArgs, output: OutputFormat) -> anyhow::Result<ExitCode> 
         reason: args.reason,
         dry_run: false,
     };
-    let mut worker = worker_client(&chosen.address)?;
+    let mut worker = args.admin.worker_client(&chosen.address)?;
     let reply: SkipRecordReply = ask(&chosen.address, worker.skip_record(request)).await?;
     let answer = serde_json::json!({
         "ok": true,
@@ -164,8 +164,8 @@ async fn skip(args: SkipArgs, output: OutputFormat) -> anyhow::Result<ExitCode> 
 }
 
 /// Asks one worker where its replica stands, and whether the record is in its way.
-async fn look(address: String, partition: u32, lsn: u64) -> anyhow::Result<Seen> {
-    let mut worker = worker_client(&address)?;
+async fn look(admin: &AdminArgs, address: String, partition: u32, lsn: u64) -> anyhow::Result<Seen> {
+    let mut worker = admin.worker_client(&address)?;
     let mut seen = Seen {
         address,
         node: String::new(),
@@ -271,7 +271,7 @@ async fn rebuild(args: RebuildArgs, output: OutputFormat) -> anyhow::Result<Exit
     let address = &node
         .with_context(|| format!("the admin knows no node {}: see `tidemark status`", args.node))?
         .address;
-    let mut worker = worker_client(address)?;
+    let mut worker = args.admin.worker_client(address)?;
     let request = |dry_run| RebuildPartitionRequest { partition, dry_run };
     let plan: RebuildPartitionReply = ask(address, worker.rebuild_partition(request(true))).await?;
     let question = format!("{}\nRebuild it?", planned(&args, &plan));
