@@ -4,6 +4,7 @@
 //! - [`SingleNode`]: one process beside it, for configurations that must not work.
 //! - [`bucket`]: an independent reader of the object store: plain JSON and hashes, none of the project's own code.
 //! - [`replicas`]: what each replica holds, read over gRPC.
+//! - [`Authority`]: certificates and tokens, made when a test runs.
 //! - [`s3_server`]: an S3 server on loopback, in a process of its own or in that of a test.
 //! - [`scrape`]: a node's metrics.
 //! - [`store_servers`]: object store servers of other makes.
@@ -11,6 +12,7 @@
 
 pub mod bucket;
 mod cluster;
+mod credentials;
 pub mod fault_proxy;
 mod node;
 pub mod replicas;
@@ -19,5 +21,6 @@ mod scrape;
 pub mod store_servers;
 
 pub use cluster::{TestCluster, binary};
+pub use credentials::Authority;
 pub use node::SingleNode;
 pub use scrape::scrape;

@@ -210,6 +210,20 @@ fn the_operator_guide_has_a_line_for_every_kind_of_damage() {
 }
 
 #[test]
+fn the_operator_guide_has_a_line_for_every_refused_call() {
+    let guide = read(&root().join("docs/operator-guide.md"));
+    let section = section(&guide, "## Credentials and certificates");
+    let missing: Vec<&str> = tidemark::wire_security::Refusal::REASONS
+        .into_iter()
+        .filter(|reason| !section.contains(&format!("| `{reason}` |")))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "docs/operator-guide.md, section Refused calls, does not know {missing:?}"
+    );
+}
+
+#[test]
 fn the_operator_guide_lists_every_metric() {
     let guide = read(&root().join("docs/operator-guide.md"));
     let listed: BTreeSet<String> = section(&guide, "## Metrics")

@@ -4,12 +4,15 @@
 //! this costs next to nothing.
 
 use crate::{
-    core::{BlockedReason, Decline, Outcome, PartitionState, ReplicaStatus, RestoreKind},
+    core::{
+        BlockedReason, Decline, Outcome, PartitionState, RebuildReason, ReplicaStatus, RestoreKind,
+        RunningRestore,
+    },
     processor::ProposeError,
 };
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use partition_log::AppendError;
-use snapshot_store::{Anomaly, AnomalyKind, Lsn, format::VerifyLevel};
+use snapshot_store::{Anomaly, AnomalyKind, Lsn, PartitionId, format::VerifyLevel};
 use std::time::Duration;
 
 const SNAPSHOTS: &str = "tidemark_worker_snapshots_total";
@@ -21,7 +24,13 @@ const COPIED: &str = "tidemark_worker_copied_bytes_total";
 const RESTORES: &str = "tidemark_worker_restores_total";
 const RESTORE_DURATION: &str = "tidemark_worker_restore_duration_seconds";
 const RESTORE_FALLBACKS: &str = "tidemark_worker_restore_fallbacks_total";
+const RESTORES_RUNNING: &str = "tidemark_worker_restores_running";
+const RESTORES_QUEUED: &str = "tidemark_worker_restores_queued";
+const RESTORE_BYTES_LEFT: &str = "tidemark_worker_restore_left_bytes";
+const RESTORE_FILES_LEFT: &str = "tidemark_worker_restore_left_files";
+const RESTORE_TIME_LEFT: &str = "tidemark_worker_restore_left_seconds";
 const DOWNLOADED: &str = "tidemark_worker_downloaded_bytes_total";
+const REUSED: &str = "tidemark_worker_reused_bytes_total";
 const VERIFICATIONS: &str = "tidemark_worker_verifications_total";
 const ANOMALIES: &str = "tidemark_worker_anomalies_total";
 
@@ -81,6 +90,24 @@ impl RestoreResult {
             RestoreResult::StoreUnavailable => "store-unavailable",
             RestoreResult::StoreUnusable => "store-unusable",
             RestoreResult::Local => "local",
+        }
+    }
+}
+
+/// Where a restore took a file from instead of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReuseSource {
+    Staging,
+    Local,
+}
+
+impl ReuseSource {
+    const ALL: &[ReuseSource] = &[ReuseSource::Staging, ReuseSource::Local];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            ReuseSource::Staging => "staging",
+            ReuseSource::Local => "local",
         }
     }
 }
@@ -152,10 +179,36 @@ fn describe_agent() {
         count,
         "Damaged snapshots that a restore passed over"
     );
+    describe_gauge!(RESTORES_RUNNING, count, "Restores under way");
+    describe_gauge!(
+        RESTORES_QUEUED,
+        count,
+        "Restores that wait because as many run as may"
+    );
+    describe_gauge!(
+        RESTORE_BYTES_LEFT,
+        Unit::Bytes,
+        "Bytes that the restore of a partition still has to bring, by partition; 0 when none runs"
+    );
+    describe_gauge!(
+        RESTORE_FILES_LEFT,
+        count,
+        "Files that the restore of a partition still has to bring, by partition; 0 when none runs"
+    );
+    describe_gauge!(
+        RESTORE_TIME_LEFT,
+        Unit::Seconds,
+        "Time that reading from the object store still takes at the average rate so far, by partition; 0 when no restore runs or no rate is known"
+    );
     describe_counter!(
         DOWNLOADED,
         Unit::Bytes,
         "Bytes of snapshot files read from the object store"
+    );
+    describe_counter!(
+        REUSED,
+        Unit::Bytes,
+        "Bytes of snapshot files that restores took from the local disk instead, by where they lay"
     );
     describe_counter!(
         VERIFICATIONS,
@@ -176,7 +229,7 @@ fn zero_agent() {
     for reason in Decline::REASONS {
         counter!(DECLINES, "reason" => *reason).absolute(0);
     }
-    for kind in [RestoreKind::Bootstrap, RestoreKind::TrimGap] {
+    for kind in RestoreKind::ALL {
         for result in RestoreResult::ALL {
             counter!(RESTORES, "kind" => kind.as_str(), "outcome" => result.as_str()).absolute(0);
         }
@@ -192,6 +245,11 @@ fn zero_agent() {
     counter!(UPLOADED).absolute(0);
     counter!(COPIED).absolute(0);
     counter!(DOWNLOADED).absolute(0);
+    for source in ReuseSource::ALL {
+        counter!(REUSED, "source" => source.as_str()).absolute(0);
+    }
+    gauge!(RESTORES_RUNNING).set(0.0);
+    gauge!(RESTORES_QUEUED).set(0.0);
     counter!(RESTORE_FALLBACKS).absolute(0);
     gauge!(EXPORTS_RUNNING).set(0.0);
 }
@@ -237,6 +295,39 @@ pub(crate) fn restore_ended(kind: RestoreKind, result: RestoreResult) {
     counter!(RESTORES, "kind" => kind.as_str(), "outcome" => result.as_str()).increment(1);
 }
 
+pub(crate) fn restore_queued() {
+    gauge!(RESTORES_QUEUED).increment(1.0);
+}
+
+/// A restore that waited begins.
+pub(crate) fn restore_began() {
+    gauge!(RESTORES_QUEUED).decrement(1.0);
+    gauge!(RESTORES_RUNNING).increment(1.0);
+}
+
+/// A restore is over, or gave up while it was `queued`.
+pub(crate) fn restore_left(partition: PartitionId, queued: bool) {
+    gauge!(if queued { RESTORES_QUEUED } else { RESTORES_RUNNING }).decrement(1.0);
+    restore_moved(partition, &RunningRestore::default());
+}
+
+/// Shows how far a restore is.
+pub(crate) fn restore_moved(partition: PartitionId, running: &RunningRestore) {
+    if partition.get() >= SERIES_PARTITIONS_MAX {
+        return;
+    }
+    let partition = partition.to_string();
+    let files = running.files_total.saturating_sub(running.files_done);
+    let time = running.estimate.remaining.unwrap_or_default();
+    gauge!(RESTORE_BYTES_LEFT, "partition" => partition.clone()).set(running.bytes_left() as f64);
+    gauge!(RESTORE_FILES_LEFT, "partition" => partition.clone()).set(files as f64);
+    gauge!(RESTORE_TIME_LEFT, "partition" => partition).set(time.as_secs_f64());
+}
+
+pub(crate) fn reused(source: ReuseSource, bytes: u64) {
+    counter!(REUSED, "source" => source.as_str()).increment(bytes);
+}
+
 pub(crate) fn restore_took(duration: Duration) {
     histogram!(RESTORE_DURATION).record(duration);
 }
@@ -265,6 +356,7 @@ const DURABLE_LSN: &str = "tidemark_worker_durable_lsn";
 const APPLY_LAG: &str = "tidemark_worker_apply_lag_records";
 const BLOCKED: &str = "tidemark_worker_partition_blocked";
 const BLOCKED_TOTAL: &str = "tidemark_worker_blocked_total";
+const REBUILDS: &str = "tidemark_worker_rebuilds_total";
 const PROPOSALS: &str = "tidemark_worker_proposals_total";
 const APPENDS: &str = "tidemark_worker_appends_total";
 const FLUSHES: &str = "tidemark_worker_flushes_total";
@@ -296,6 +388,7 @@ fn describe_processor() {
         count,
         "How often a partition became blocked, by reason"
     );
+    describe_counter!(REBUILDS, count, "Local states set aside and replaced, by reason");
     describe_counter!(PROPOSALS, count, "Proposals by how they ended");
     describe_counter!(APPENDS, count, "Appends to the log by outcome");
     describe_counter!(FLUSHES, count, "Flushes of a partition's state to disk");
@@ -304,6 +397,9 @@ fn describe_processor() {
     }
     for reason in BlockedReason::ALL {
         counter!(BLOCKED_TOTAL, "reason" => reason.as_str()).absolute(0);
+    }
+    for reason in RebuildReason::ALL {
+        counter!(REBUILDS, "reason" => reason.as_str()).absolute(0);
     }
     counter!(FLUSHES).absolute(0);
 }
@@ -330,6 +426,10 @@ pub(crate) fn replica_moved(status: &ReplicaStatus) {
 
 pub(crate) fn became_blocked(reason: BlockedReason) {
     counter!(BLOCKED_TOTAL, "reason" => reason.as_str()).increment(1);
+}
+
+pub(crate) fn rebuild_began(reason: RebuildReason) {
+    counter!(REBUILDS, "reason" => reason.as_str()).increment(1);
 }
 
 pub(crate) fn proposed(error: Option<&ProposeError>) {

@@ -44,6 +44,7 @@ Run a cluster (one process per node, configuration as in examples/config):
   tidemark admin --config admin.toml
 
 Commands find the admin through --admin or TIDEMARK_ADMIN, workers through --worker or TIDEMARK_WORKERS.
+Where nodes speak TLS or ask for tokens: --tls-ca, --tls-cert, --tls-key, --token-file or TIDEMARK_TLS_CA and so on.
 They exit with 0 when all went well, 1 when any part failed, 2 when they were called wrongly.";
 
 /// The commands.
@@ -65,9 +66,9 @@ pub enum Command {
     Log(commands::log::LogCommand),
     /// Show nodes and partitions as the admin sees them.
     Status(commands::status::StatusArgs),
-    /// Look at partitions and their replicas.
+    /// Look at partitions and their replicas, and help those that cannot help themselves.
     #[command(subcommand)]
-    Partitions(commands::status::PartitionsCommand),
+    Partitions(commands::partitions::PartitionsCommand),
     /// List, inspect, make and verify snapshots.
     #[command(subcommand)]
     Snapshots(commands::snapshots::SnapshotsCommand),
@@ -86,6 +87,9 @@ pub enum Command {
     /// Read and write the built-in key-value state machine.
     #[command(subcommand)]
     Kv(commands::kv::KvCommand),
+    /// Create the tokens by which nodes and commands are known.
+    #[command(subcommand)]
+    Token(commands::token::TokenCommand),
     /// Check a configuration file, or print its schema.
     #[command(subcommand)]
     Config(commands::config::ConfigCommand),
@@ -127,6 +131,7 @@ impl Cli {
             Command::Pause(args) => commands::pause::pause(args, output).await,
             Command::Resume(args) => commands::pause::resume(args, output).await,
             Command::Kv(command) => command.run(output).await,
+            Command::Token(command) => command.run(output),
             Command::Config(command) => command.run(output),
             Command::Completions(args) => {
                 clap_complete::generate(
@@ -243,6 +248,9 @@ mod tests {
         let calls = [
             "tidemark status --output json",
             "tidemark --output json partitions list --admin http://127.0.0.1:7400",
+            "tidemark partitions skip 3 --lsn 1042 --reason ticket-4711 --yes",
+            "tidemark partitions skip 3 --lsn 1042 --reason x --worker http://127.0.0.1:7310 --worker http://127.0.0.1:7320",
+            "tidemark partitions rebuild 3 --node worker-2 --yes --output json",
             "tidemark snapshots list --store file:///tmp/b",
             "tidemark snapshots show 3",
             "tidemark snapshots create 0 1",
@@ -260,6 +268,10 @@ mod tests {
             "tidemark resume",
             "tidemark kv put a 1 --worker http://127.0.0.1:7310 --worker http://127.0.0.1:7320",
             "tidemark kv import FILE.jsonl.gz",
+            "tidemark token create w.token --name worker-1 --role operate --expires 2027-06-30T00:00:00Z",
+            "tidemark status --admin https://admin:7400 --tls-ca ca.pem --tls-cert me.pem --tls-key me.key --token-file me.token",
+            "tidemark kv put a 1 --worker https://w:1 --tls-ca ca.pem --tls-server-name worker --token-file me.token",
+            "tidemark log info --log https://log:7300 --tls-ca ca.pem --token-file me.token",
             "tidemark config check --role worker worker.toml",
             "tidemark config schema --role admin",
             "tidemark worker --config worker.toml --exit-on-stdin-close",

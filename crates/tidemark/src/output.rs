@@ -40,6 +40,24 @@ pub fn print_line(text: &str) -> io::Result<()> {
     }
 }
 
+/// Asks a person on the terminal, unless `yes` says that somebody decided already. Says whether to go on.
+///
+/// # Errors
+/// When nobody can be asked.
+pub fn confirmed(yes: bool, question: &str) -> anyhow::Result<bool> {
+    if yes {
+        return Ok(true);
+    }
+    anyhow::ensure!(
+        io::stdin().is_terminal(),
+        "{question}\nnobody can be asked here: repeat the command with --yes"
+    );
+    eprint!("{question} [yes/no] ");
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(answer.trim().eq_ignore_ascii_case("yes"))
+}
+
 /// Lays `rows` out under `header`.
 pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut table = Table::new();
@@ -105,6 +123,11 @@ mod tests {
         let text = table(["partition", "tail"], [["0".to_owned(), "17".to_owned()]]);
         assert_eq!(text.lines().count(), 5, "{text}");
         assert!(text.contains("partition") && text.contains("17"), "{text}");
+    }
+
+    #[test]
+    fn what_was_decided_is_not_asked() {
+        assert!(confirmed(true, "Sure?").expect("nobody is asked"));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The client for readers and writers.
 
-use super::endpoint::{APPEND_TIMEOUT, EndpointError, MESSAGE_BYTES_MAX, QUERY_TIMEOUT, endpoint};
+use super::endpoint::{
+    APPEND_TIMEOUT, EndpointError, MESSAGE_BYTES_MAX, Plain, QUERY_TIMEOUT, endpoint, plain,
+};
 use super::status::{append_error, log_error, read_error};
 use super::wire::{incarnation_to_wire, info_from_wire, registration_from_wire};
 use crate::position::check_batch;
@@ -11,19 +13,21 @@ use futures::{StreamExt, stream};
 use snapshot_proto::v1::{self, Records, append_reply, log_service_client::LogServiceClient, read_reply};
 use snapshot_store::{Incarnation, Lsn, PartitionId};
 use std::{future::Future, time::Duration};
-use tonic::{Response, Status, Streaming, transport::Channel};
+use tonic::{
+    Response, Status, Streaming,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::Channel,
+};
 
 /// A log on another node. Clones share its connection, which is made when it is needed and made again when it broke.
+/// `I` sees each request before it is sent, and can put a token on it.
 #[derive(Clone, Debug)]
-pub struct RemoteLog(LogServiceClient<Channel>);
+pub struct RemoteLog<I = Plain>(LogServiceClient<InterceptedService<Channel, I>>);
 
 impl RemoteLog {
     /// Wraps a channel; [`endpoint`] returns one's settings.
     pub fn new(channel: Channel) -> Self {
-        let client = LogServiceClient::new(channel)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        RemoteLog(client)
+        Self::intercepted(InterceptedService::new(channel, plain()))
     }
 
     /// Prepares the connection to the server at `url`; it is made with the first request. To be called within a
@@ -33,6 +37,16 @@ impl RemoteLog {
     /// When `url` is not a URL.
     pub fn connect_lazy(url: &str) -> Result<Self, EndpointError> {
         Ok(Self::new(endpoint(url)?.connect_lazy()))
+    }
+}
+
+impl<I: Interceptor> RemoteLog<I> {
+    /// Wraps a channel with an interceptor; [`endpoint`] returns the channel's settings.
+    pub fn intercepted(channel: InterceptedService<Channel, I>) -> Self {
+        let client = LogServiceClient::new(channel)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        RemoteLog(client)
     }
 }
 
@@ -60,7 +74,7 @@ pub(super) fn malformed(partition: PartitionId, what: &str) -> LogError {
 }
 
 #[async_trait]
-impl Log for RemoteLog {
+impl<I: Interceptor + Clone + Send + Sync + 'static> Log for RemoteLog<I> {
     async fn registration(&self, partition: PartitionId) -> Result<Registration, LogError> {
         let mut client = self.0.clone();
         let request = v1::GetRegistrationRequest {

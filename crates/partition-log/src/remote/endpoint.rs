@@ -1,7 +1,10 @@
 //! Limits and timeouts of the wire, for both ends.
 
 use std::time::Duration;
-use tonic::transport::{Endpoint, Server};
+use tonic::{
+    Request, Status,
+    transport::{Endpoint, Server},
+};
 
 /// The longest message; a batch of the largest size with its envelope fits several times.
 pub(super) const MESSAGE_BYTES_MAX: usize = 16 << 20;
@@ -22,6 +25,14 @@ const STREAM_WINDOW_BYTES: u32 = 512 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 256 * STREAM_WINDOW_BYTES;
 /// Requests and read streams of one client at a time: one stream per partition it hosts, and appends.
 const STREAMS_MAX: u32 = 8192;
+
+/// Sends requests as they are.
+pub type Plain = fn(Request<()>) -> Result<Request<()>, Status>;
+
+/// Returns the interceptor of clients that need none.
+pub(super) const fn plain() -> Plain {
+    |request| Ok(request)
+}
 
 /// A text that is not the address of a server.
 #[derive(Debug, thiserror::Error)]

@@ -17,5 +17,5 @@ mod wire;
 
 pub use admin_client::RemoteLogAdmin;
 pub use client::RemoteLog;
-pub use endpoint::{EndpointError, endpoint, server_builder};
+pub use endpoint::{EndpointError, Plain, endpoint, server_builder};
 pub use server::{AdminServices, LogServices, log_admin_service, log_service};

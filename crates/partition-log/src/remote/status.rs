@@ -164,8 +164,8 @@ pub(super) fn read_error(partition: PartitionId, status: &Status) -> ReadError {
     log_error(partition, status).into()
 }
 
-/// Returns what went wrong with an append. Only what the server's log said, a refused connection and a server
-/// without this service are certain.
+/// Returns what went wrong with an append. Only what the server's log said, a refused connection, a refused caller and
+/// a server without this service are certain.
 pub(super) fn append_error(partition: PartitionId, status: &Status) -> AppendError {
     match reason(partition, status) {
         Some(Reason::Log(error)) => error.into(),
@@ -180,7 +180,11 @@ pub(super) fn append_error(partition: PartitionId, status: &Status) -> AppendErr
 }
 
 fn is_not_sent(status: &Status) -> bool {
-    if status.code() == Code::Unimplemented {
+    // A gate in front of the service answers the latter two; no service here does.
+    if matches!(
+        status.code(),
+        Code::Unimplemented | Code::Unauthenticated | Code::PermissionDenied
+    ) {
         return true;
     }
     let mut source = std::error::Error::source(status);
@@ -193,8 +197,11 @@ fn is_not_sent(status: &Status) -> bool {
     false
 }
 
-/// Returns the status in words, with the innermost cause: the outer ones only say "transport error".
+/// Returns the status in words, with its reason or the innermost cause: the outer ones only say "transport error".
 fn describe(status: &Status) -> String {
+    if let Some(info) = status.get_details_error_info() {
+        return format!("{} [{}]", status.message(), info.reason);
+    }
     let mut innermost = None;
     let mut source = std::error::Error::source(status);
     while let Some(error) = source {
@@ -248,6 +255,26 @@ mod tests {
             found: incarnation(4),
         };
         assert_eq!(provision_error(PARTITION, &of_provision_error(&exists)), exists);
+    }
+
+    #[test]
+    fn a_refused_caller_is_told_why_and_knows_that_nothing_landed() {
+        for code in [Code::Unauthenticated, Code::PermissionDenied] {
+            let details = ErrorDetails::with_error_info("token-expired", DOMAIN, HashMap::new());
+            let status = Status::with_error_details(code, "the token expired", details);
+            let detail = "the token expired [token-expired]".to_owned();
+            assert_eq!(
+                append_error(PARTITION, &status),
+                AppendError::Unavailable {
+                    detail: detail.clone()
+                }
+            );
+            let partition = PARTITION;
+            assert_eq!(
+                log_error(partition, &status),
+                LogError::Unavailable { partition, detail }
+            );
+        }
     }
 
     #[test]

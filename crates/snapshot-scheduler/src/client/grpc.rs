@@ -7,7 +7,8 @@ use snapshot_proto::v1::{self, worker_service_client::WorkerServiceClient};
 use snapshot_store::PartitionId;
 use std::time::Duration;
 use tonic::{
-    Code, Status,
+    Code, Request, Status,
+    service::{Interceptor, interceptor::InterceptedService},
     transport::{Channel, Endpoint},
 };
 use tonic_types::StatusExt;
@@ -26,9 +27,13 @@ pub struct WorkerAddressError {
     source: tonic::transport::Error,
 }
 
-/// A worker over gRPC. Connects when first asked, and again after a failure.
+/// Sends requests as they are.
+type Plain = fn(Request<()>) -> Result<Request<()>, Status>;
+
+/// A worker over gRPC. Connects when first asked, and again after a failure. `I` sees each request before it is sent,
+/// and can put a token on it.
 #[derive(Clone, Debug)]
-pub struct GrpcWorker(WorkerServiceClient<Channel>);
+pub struct GrpcWorker<I = Plain>(WorkerServiceClient<InterceptedService<Channel, I>>);
 
 impl GrpcWorker {
     /// Prepares a client for `address`; no connection is made. Must be called within a tokio runtime.
@@ -36,24 +41,39 @@ impl GrpcWorker {
     /// # Errors
     /// When `address` is not a URL.
     pub fn new(address: &str) -> Result<Self, WorkerAddressError> {
-        let endpoint = Endpoint::from_shared(address.to_owned())
-            .map_err(|source| WorkerAddressError {
-                address: address.to_owned(),
-                source,
-            })?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(10))
-            .tcp_nodelay(true);
-        Ok(Self::with_channel(endpoint.connect_lazy()))
+        Ok(Self::with_channel(Self::endpoint(address)?.connect_lazy()))
     }
 
     /// Wraps a channel that somebody else made.
     pub fn with_channel(channel: Channel) -> Self {
+        let plain: Plain = |request| Ok(request);
+        Self::intercepted(InterceptedService::new(channel, plain))
+    }
+
+    /// Returns the settings of a channel to the worker at `address`.
+    ///
+    /// # Errors
+    /// When `address` is not a URL.
+    pub fn endpoint(address: &str) -> Result<Endpoint, WorkerAddressError> {
+        let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|source| WorkerAddressError {
+            address: address.to_owned(),
+            source,
+        })?;
+        Ok(endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .tcp_nodelay(true))
+    }
+}
+
+impl<I: Interceptor + Clone> GrpcWorker<I> {
+    /// Wraps a channel with an interceptor; [`GrpcWorker::endpoint`] returns the channel's settings.
+    pub fn intercepted(channel: InterceptedService<Channel, I>) -> Self {
         GrpcWorker(WorkerServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
 
-    fn client(&self) -> WorkerServiceClient<Channel> {
+    fn client(&self) -> WorkerServiceClient<InterceptedService<Channel, I>> {
         self.0.clone()
     }
 }
@@ -79,7 +99,7 @@ fn failed(status: Status) -> WorkerError {
 }
 
 #[async_trait]
-impl WorkerClient for GrpcWorker {
+impl<I: Interceptor + Clone + Send + Sync + 'static> WorkerClient for GrpcWorker<I> {
     async fn status(&self, request: v1::GetStatusRequest) -> Result<v1::WorkerStatus, WorkerError> {
         Ok(self
             .client()

@@ -1,11 +1,14 @@
 //! Brings a snapshot back into a local folder, verified.
 //!
 //! 1. Read the manifest and check that all files are there: damage shows before anything is transferred.
-//! 2. Read the files in ranged parts, a few at once; hash, write and fsync each. A crash leaves files in the folder,
-//!    which is the caller's staging and swept by it.
-//! 3. fsync the folder. Only now the folder holds the snapshot.
+//! 2. Where reuse is allowed: keep files that an earlier attempt left in the folder, link those that other folders have.
+//!    Name and size choose them (`core::plan_reuse`), a hash over their bytes decides. A crash leaves files in the
+//!    folder, which is the caller's staging; the next attempt keeps those that are right.
+//! 3. Read the other files in ranged parts, several files and several parts at once; hash, write and fsync each.
+//! 4. fsync the folder. Only now the folder holds the snapshot.
 //!
-//! Memory is constant. Every byte is hashed in the pass that writes it.
+//! Memory is constant: a part lies in memory only while it has a place in the node's budget. A part is hashed and
+//! written while the next ones arrive. Every byte is hashed in this pass.
 
 use super::{
     Progress, Repository,
@@ -13,18 +16,26 @@ use super::{
     check::{FILES_AT_ONCE, PARTS_AT_ONCE, parts_of, unreadable_part, wrong_hash},
     error::StoreError,
     limits::Lane,
+    local_source::{self, Found},
     source::{at, blocking},
 };
 use crate::{
+    core::{Candidate, plan_reuse},
     format::{Keys, Manifest, ManifestFile, PointerEntry},
     vocabulary::{ContentHash, PartitionId},
 };
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, future, stream};
 use std::{
+    cmp::Reverse,
     fs::File,
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
+    sync::Arc,
 };
+
+/// How many files are on their way at once: twice what a check reads, because a file that is being fsynced holds no place
+/// in the node's budget, which bounds requests and memory.
+const DOWNLOADS_AT_ONCE: usize = 2 * FILES_AT_ONCE;
 
 /// Why a snapshot could not be brought back.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +65,37 @@ impl DownloadError {
     }
 }
 
+/// What a download may take from the local disk instead of the store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Reuse {
+    /// Nothing: every file is read from the store. Other files in the folder stay.
+    #[default]
+    Nothing,
+    /// What is right in the folder itself, which is staging and nothing else: whatever does not belong to the snapshot
+    /// is removed from it. And immutable files (`.sst`, `.blob`) of other folders, which stay as they are; those that
+    /// do not exist are passed over.
+    Allowed {
+        /// The other folders, for example a stale state.
+        sources: Vec<PathBuf>,
+    },
+}
+
+/// A snapshot on its way into a folder: what can be had locally is there, the rest is known and missing.
+pub struct Download<'a> {
+    repository: &'a Repository,
+    entry: &'a PointerEntry,
+    dir: &'a Path,
+    manifest: Manifest,
+    missing: Vec<Missing>,
+}
+
+/// A file that is not in the folder yet.
+struct Missing {
+    file: ManifestFile,
+    /// Where a right copy lies that could not be linked.
+    copy_from: Option<PathBuf>,
+}
+
 impl Repository {
     /// Downloads a snapshot into `dir`, which is created, and returns its manifest. All files are verified and
     /// fsynced when it returns; after an error `dir` holds what was there so far. Dropping the future cancels.
@@ -67,69 +109,224 @@ impl Repository {
         dir: &Path,
         progress: &dyn Progress,
     ) -> Result<Manifest, DownloadError> {
+        self.begin_download(partition, entry, dir, &Reuse::Nothing, progress)
+            .await?
+            .finish(progress)
+            .await
+    }
+
+    /// Begins a download into `dir`, which is created: checks that the snapshot is complete in the store, and keeps or
+    /// links what `reuse` allows and a hash over the bytes confirms. Writes no file.
+    ///
+    /// # Errors
+    /// See [`DownloadError`].
+    pub async fn begin_download<'a>(
+        &'a self,
+        partition: PartitionId,
+        entry: &'a PointerEntry,
+        dir: &'a Path,
+        reuse: &Reuse,
+        progress: &dyn Progress,
+    ) -> Result<Download<'a>, DownloadError> {
         let manifest = match self.present_manifest(partition, entry).await? {
             (Some(manifest), anomalies) if anomalies.is_empty() => manifest,
             (_, anomalies) => return Err(DownloadError::Damaged(anomalies)),
         };
         progress.total(manifest.bytes_total);
-        let local = |source| DownloadError::Local(at(dir, source));
-        tokio::fs::create_dir_all(dir).await.map_err(local)?;
-
-        // Collected first: a closure over borrowed files inside the stream would keep the future from being `Send`.
-        let downloads: Vec<_> = manifest
-            .files
-            .iter()
-            .map(|file| self.download_file(partition, entry, file, dir, progress))
-            .collect();
-        let mut downloads = stream::iter(downloads).buffered(FILES_AT_ONCE);
-        let mut anomalies = Vec::new();
-        while let Some(anomaly) = downloads.try_next().await? {
-            anomalies.extend(anomaly);
-            if !anomalies.is_empty() {
-                return Err(DownloadError::Damaged(anomalies));
-            }
-        }
-        drop(downloads);
-        let folder = dir.to_owned();
-        blocking(move || File::open(folder)?.sync_all())
+        progress.files(manifest.files.len() as u64);
+        tokio::fs::create_dir_all(dir)
             .await
-            .map_err(local)?;
-        Ok(manifest)
+            .map_err(|source| DownloadError::Local(at(dir, source)))?;
+        let missing = match reuse {
+            Reuse::Nothing => manifest.files.iter().cloned().map(Missing::unseen).collect(),
+            Reuse::Allowed { sources } => keep_local(&manifest.files, dir, sources, progress)
+                .await
+                .map_err(DownloadError::Local)?,
+        };
+        Ok(Download {
+            repository: self,
+            entry,
+            dir,
+            manifest,
+            missing,
+        })
+    }
+}
+
+impl Missing {
+    fn unseen(file: ManifestFile) -> Self {
+        Missing {
+            file,
+            copy_from: None,
+        }
+    }
+}
+
+/// Makes what the local disk has of `files` part of `dir`, removes from `dir` what does not belong there, and returns
+/// what is missing.
+async fn keep_local(
+    files: &[ManifestFile],
+    dir: &Path,
+    sources: &[PathBuf],
+    progress: &dyn Progress,
+) -> io::Result<Vec<Missing>> {
+    let (target, folders, wanted) = (dir.to_owned(), sources.to_vec(), files.to_vec());
+    let plan = blocking(move || {
+        let listings: Vec<_> = folders
+            .iter()
+            .map(|folder| local_source::list(folder))
+            .collect::<io::Result<_>>()?;
+        let plan = plan_reuse(&wanted, &local_source::list(&target)?, &listings);
+        for name in &plan.unwanted {
+            local_source::remove(&target.join(name))?;
+        }
+        Ok(plan)
+    })
+    .await?;
+
+    let (target, sources): (Arc<Path>, Arc<[PathBuf]>) = (dir.into(), sources.into());
+    let searches = files.iter().cloned().zip(plan.candidates);
+    let searches: Vec<_> = searches
+        .map(|(file, candidates)| search(file, candidates, Arc::clone(&target), Arc::clone(&sources)))
+        .collect();
+    let mut searches = stream::iter(searches).buffer_unordered(FILES_AT_ONCE);
+    let mut missing = Vec::new();
+    while let Some((file, found)) = searches.try_next().await? {
+        let copy_from = match found {
+            Found::InTarget => {
+                progress.resumed(file.bytes);
+                progress.file_done();
+                continue;
+            }
+            Found::Linked => {
+                progress.linked(file.bytes);
+                progress.file_done();
+                continue;
+            }
+            Found::Elsewhere(path) => Some(path),
+            Found::Nowhere => None,
+        };
+        missing.push(Missing { file, copy_from });
+    }
+    Ok(missing)
+}
+
+async fn search(
+    file: ManifestFile,
+    candidates: Vec<Candidate>,
+    target: Arc<Path>,
+    sources: Arc<[PathBuf]>,
+) -> io::Result<(ManifestFile, Found)> {
+    if candidates.is_empty() {
+        return Ok((file, Found::Nowhere));
+    }
+    blocking(move || {
+        let found = local_source::find(&file, &candidates, &target, &sources)?;
+        Ok((file, found))
+    })
+    .await
+}
+
+impl Download<'_> {
+    /// Returns how many bytes are still to be written into the folder.
+    pub fn bytes_missing(&self) -> u64 {
+        self.missing.iter().map(|missing| missing.file.bytes).sum()
     }
 
-    /// Downloads one file; returns what is wrong with it.
-    async fn download_file(
+    /// Returns the manifest of the snapshot.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Brings what is missing, and returns the manifest. All files are verified and fsynced when it returns; after an
+    /// error the folder holds what was there so far. Dropping the future cancels.
+    ///
+    /// # Errors
+    /// See [`DownloadError`].
+    pub async fn finish(mut self, progress: &dyn Progress) -> Result<Manifest, DownloadError> {
+        // The largest first, so that no large one is left alone at the end.
+        self.missing.sort_by_key(|missing| Reverse(missing.file.bytes));
+        // Collected first: a closure over borrowed files inside the stream would keep the future from being `Send`.
+        let downloads: Vec<_> = self
+            .missing
+            .iter()
+            .map(|missing| self.bring(missing, progress))
+            .collect();
+        let mut downloads = stream::iter(downloads).buffer_unordered(DOWNLOADS_AT_ONCE);
+        while let Some(anomaly) = downloads.try_next().await? {
+            if let Some(anomaly) = anomaly {
+                return Err(DownloadError::Damaged(vec![anomaly]));
+            }
+            progress.file_done();
+        }
+        drop(downloads);
+        let folder = self.dir.to_owned();
+        blocking(move || File::open(folder)?.sync_all())
+            .await
+            .map_err(|source| DownloadError::Local(at(self.dir, source)))?;
+        Ok(self.manifest)
+    }
+
+    /// Brings one file; returns what is wrong with it.
+    async fn bring(
         &self,
-        partition: PartitionId,
-        entry: &PointerEntry,
-        file: &ManifestFile,
-        dir: &Path,
+        missing: &Missing,
         progress: &dyn Progress,
     ) -> Result<Option<Anomaly>, DownloadError> {
-        let key = Keys::file(partition, &entry.path, &file.name);
-        let path = dir.join(&file.name);
-        let local = |source| DownloadError::Local(at(&path, source));
+        let path = self.dir.join(&missing.file.name);
+        if let Some(source) = missing.copy_from.clone() {
+            let target = path.clone();
+            // Whatever goes wrong with a local copy, the store has the file.
+            let copied = blocking(move || local_source::copy(&source, &target)).await;
+            if copied.is_ok_and(|found| found == missing.file.hash) {
+                progress.linked(missing.file.bytes);
+                return Ok(None);
+            }
+        }
+        self.fetch(&missing.file, path, progress).await
+    }
+
+    /// Reads one file from the store; returns what is wrong with it.
+    async fn fetch(
+        &self,
+        file: &ManifestFile,
+        path: PathBuf,
+        progress: &dyn Progress,
+    ) -> Result<Option<Anomaly>, DownloadError> {
+        let key = Keys::file(self.manifest.partition, &self.entry.path, &file.name);
         let created = path.clone();
-        let mut sink = blocking(move || File::create(created)).await.map_err(local)?;
+        let mut sink = blocking(move || local_source::create(&created))
+            .await
+            .map_err(DownloadError::Local)?;
         let mut hasher = blake3::Hasher::new();
         let mut parts = stream::iter(parts_of(file.bytes))
-            .map(|range| self.get_part(Lane::Restore, &key, range))
+            .map(|range| self.repository.get_part(Lane::Restore, &key, range))
             .buffered(PARTS_AT_ONCE);
-        while let Some(part) = parts.next().await {
-            let (part, _permit) = match part {
+        let mut next = parts.next().await;
+        while let Some(part) = next {
+            let (part, permit) = match part {
                 Ok(part) => part,
                 Err(error) => return Ok(Some(unreadable_part(&key, error)?)),
             };
             let part_bytes = part.len() as u64;
-            let write = move || {
-                hasher.update(&part);
-                sink.write_all(&part)?;
-                Ok((sink, hasher))
+            let write = async {
+                let written = blocking(move || {
+                    hasher.update(&part);
+                    sink.write_all(&part)?;
+                    Ok((sink, hasher))
+                });
+                let written = written.await;
+                drop(permit);
+                written
             };
-            (sink, hasher) = blocking(write).await.map_err(local)?;
+            let (written, following) = future::join(write, parts.next()).await;
+            (sink, hasher) = written.map_err(|source| DownloadError::Local(at(&path, source)))?;
             progress.advanced(part_bytes);
+            next = following;
         }
-        blocking(move || sink.sync_all()).await.map_err(local)?;
+        blocking(move || sink.sync_all())
+            .await
+            .map_err(|source| DownloadError::Local(at(&path, source)))?;
         let found = ContentHash::from(hasher.finalize());
         Ok((found != file.hash).then(|| wrong_hash(&key, file.hash, found)))
     }

@@ -10,6 +10,7 @@
 //! | `source` | where an upload takes its files from: this machine, or another repository |
 //! | `copy` | moves or forks a cluster's snapshots to another repository |
 //! | `check`, `download` | verifies a snapshot in the store, brings one back |
+//! | `local_source` | takes files of a download from the local disk, hashed |
 //! | `open`, `options` | turns a URL and options into a store |
 //! | `limits` | one budget of requests and bytes for all transfers of a process |
 //! | `verify`, `anomaly` | verifies a whole partition; the names of all that can be wrong |
@@ -32,6 +33,7 @@ mod init;
 mod limits;
 mod local;
 mod local_remains;
+mod local_source;
 mod open;
 mod options;
 mod progress;
@@ -52,7 +54,7 @@ pub use copy::{
     CopiedPartition, CopiedSnapshot, CopyError, CopyFault, CopyOutcome, CopyReport, ForkRequest, MoveRequest,
     PassedOver,
 };
-pub use download::DownloadError;
+pub use download::{Download, DownloadError, Reuse};
 pub use error::{ContentCheck, ManifestError, StoreError};
 pub use fork_point::{Fork, ForkPoint, ForkRefusal};
 pub use init::{ClusterSpec, InitError};

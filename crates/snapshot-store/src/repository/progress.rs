@@ -10,10 +10,28 @@ pub trait Progress: Send + Sync {
         self.advanced(bytes);
     }
 
+    /// A download found a file of `bytes` complete where an earlier attempt left it.
+    fn resumed(&self, bytes: u64) {
+        self.advanced(bytes);
+    }
+
+    /// A download took a file of `bytes` from another local folder.
+    fn linked(&self, bytes: u64) {
+        self.advanced(bytes);
+    }
+
     /// There are `bytes` to transfer altogether.
     fn total(&self, bytes: u64) {
         let _ = bytes;
     }
+
+    /// A download consists of `files`.
+    fn files(&self, files: u64) {
+        let _ = files;
+    }
+
+    /// One file of a download is complete and right.
+    fn file_done(&self) {}
 }
 
 /// Does not want to know.

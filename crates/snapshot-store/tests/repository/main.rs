@@ -18,6 +18,7 @@ mod incremental;
 mod local;
 mod publish;
 mod publish_faults;
+mod resume;
 mod sweep;
 mod sweep_folder;
 mod transfer;

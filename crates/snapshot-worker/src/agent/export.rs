@@ -29,7 +29,7 @@ use snapshot_store::{
     Incarnation, Lsn, PartitionId, PublishError, Published, ReplicaRole, SnapshotId, SnapshotUpload,
     StoreError, format::Producer,
 };
-use std::{error::Error, sync::Arc};
+use std::{error::Error, pin::pin, sync::Arc};
 use tokio::time::Instant;
 
 /// Decides about `request` and, if it is taken on, starts the task. Returns the events for the caller.
@@ -208,7 +208,7 @@ async fn run(
 }
 
 async fn export(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     host: &dyn PartitionHost,
     job: &ExportJob,
     incarnation: Option<Incarnation>,
@@ -218,7 +218,8 @@ async fn export(
         ask_pointer(shared, job, incarnation, request).await?;
     }
     job.accept();
-    shared.staging.ensure_room(0).await?;
+    shared.discard_downloads(request.partition);
+    let _room = shared.staging.reserve(0).await.map_err(no_room)?;
     let folder = shared
         .staging
         .folder(StagingKind::Export, &job.snapshot_id.to_string())
@@ -327,10 +328,34 @@ async fn checkpoint_and_publish(
             .and_then(|slot| slot.trimmed),
         distrusted: request.distrusted.clone(),
     };
-    let published = shared.repository.publish(&upload, job, &job.cancel).await;
+    let published = publish(shared, &upload, job).await.map_err(no_room)?;
     published
         .map(|published| (published, role))
         .map_err(|error| unpublished(error, request, facts.lsn))
+}
+
+/// Publishes, and gives up when the disk reserve is touched meanwhile: the checkpoint keeps files on the disk that the
+/// partition has replaced since.
+async fn publish(
+    shared: &Shared,
+    upload: &SnapshotUpload,
+    job: &ExportJob,
+) -> Result<Result<Published, PublishError>, HostError> {
+    let mut publishing = pin!(shared.repository.publish(upload, job, &job.cancel));
+    let short = tokio::select! {
+        published = &mut publishing => return Ok(published),
+        short = shared.staging.until_short() => short,
+    };
+    job.cancel.cancel();
+    match publishing.await {
+        Err(PublishError::Cancelled) => Err(short),
+        // The pointer swap was under way already.
+        published => Ok(published),
+    }
+}
+
+fn no_room(error: HostError) -> Unpublished {
+    Unpublished::failed(ExportFailure::Local, &error)
 }
 
 /// Checks that the checkpoint is what the request was accepted for.

@@ -1,12 +1,13 @@
 //! The seam between the snapshot agent and the service that owns the partition's state.
 
-use crate::core::ReplicaStatus;
+use super::repair::{RebuildAnswer, RebuildError, SkipError, SkipOrder};
+use crate::core::{PoisonRecord, ReplicaStatus};
 use async_trait::async_trait;
 use snapshot_store::{
     Fingerprint, Incarnation, LeaderEpoch, Leadership, Lsn, StateDigest,
     format::{ChainTrail, KeyRange, Manifest, StateMachineVersion},
 };
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Facts about a state, read from a finished checkpoint that was opened read-only, not from memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +80,13 @@ pub trait PartitionHost: Send + Sync + 'static {
     /// to do.
     async fn install(&self, dir: &Path, manifest: &Manifest) -> Result<(), HostError>;
 
+    /// Returns the folder of the present local state, however stale, when its `.sst` and `.blob` files are written once and
+    /// never changed: a restore links those that fit instead of downloading them, after hashing them. The folder may be
+    /// in use meanwhile. `None`: everything is downloaded.
+    fn reusable_files(&self) -> Option<PathBuf> {
+        None
+    }
+
     /// Appends a record that changes nothing and returns its LSN. Only a leader can.
     async fn advance(&self) -> Result<Lsn, HostError> {
         Err(HostError::Unsupported)
@@ -87,5 +95,22 @@ pub trait PartitionHost: Send + Sync + 'static {
     /// Announces itself as leader, and returns the term once the announcement was applied.
     async fn lead(&self) -> Result<LeaderEpoch, HostError> {
         Err(HostError::Unsupported)
+    }
+
+    /// Returns the record the replica is blocked at because it cannot apply it; `None` when none is in its way.
+    fn poison(&self) -> Option<PoisonRecord> {
+        None
+    }
+
+    /// Appends the order to pass over the record the replica is blocked at, and returns where the order stands.
+    /// Only a replica that is blocked at exactly this record may.
+    async fn skip(&self, _order: SkipOrder) -> Result<Lsn, SkipError> {
+        Err(SkipError::Unsupported)
+    }
+
+    /// Sets the local state aside and begins to get another one, provided that one can be had; a `dry_run` only
+    /// says what would be done.
+    async fn rebuild(&self, _dry_run: bool) -> RebuildAnswer {
+        Err(RebuildError::Unsupported)
     }
 }

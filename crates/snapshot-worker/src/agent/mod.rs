@@ -6,8 +6,10 @@
 //! | `snapshot_agent` | the agent of one node: partitions, status, limits |
 //! | `export`, `export_job` | makes and publishes a snapshot |
 //! | `restore`, `restore_job` | brings a published snapshot into a partition |
+//! | `repair` | what operators order: skipping a record, rebuilding a state |
 //! | `verify`, `compare` | checks a published snapshot |
 //! | `identity`, `archived`, `staging` | what lies in the data folder |
+//! | `room` | how much of the disk jobs may fill |
 //! | `service`, `wire` | gRPC |
 
 mod archived;
@@ -17,8 +19,10 @@ mod export_job;
 mod host;
 mod identity;
 mod policy;
+mod repair;
 mod restore;
 mod restore_job;
+mod room;
 mod service;
 mod slot;
 mod snapshot_agent;
@@ -31,7 +35,8 @@ pub use export_job::{CreateSnapshot, ExportEvent, ExportFailure, PublishedExport
 pub use host::{CheckpointFacts, HostError, PartitionHost};
 pub use identity::{IdentityError, LocalIdentity};
 pub use policy::WorkerPolicy;
-pub use restore_job::{RestoreError, RestoreOutcome, RestoreRequest};
-pub use service::AgentService;
+pub use repair::{Covering, RebuildAnswer, RebuildError, SkipError, SkipOrder};
+pub use restore_job::{RestoreError, RestoreOutcome, RestoreRequest, ReuseLocal};
+pub use service::{AgentService, ROLE_METADATA};
 pub use snapshot_agent::{AgentConfig, AgentError, SHUTDOWN_WAIT_MAX, SnapshotAgent};
 pub use verify::{VerifyError, VerifyReport};

@@ -1,30 +1,36 @@
 //! Bringing a published snapshot into a partition.
 //!
 //! 1. Read the pointer; choose from metadata alone (pure, `core::choose`), newest first.
-//! 2. Download into `staging/downloads/<snapshot_id>`, every hash verified. A crash leaves the folder; the next
-//!    start removes it.
+//! 2. Bring it into `staging/downloads/<partition>/<snapshot_id>`: keep what an interrupted restore left there, link
+//!    what such a restore of another snapshot or the stale state has, download the rest; every hash verified in this
+//!    pass. Whatever ends it before step 4 leaves the folder, for the next restore to take from.
 //! 3. Have the host open the download and read it through; compare what it finds with the manifest.
 //! 4. Install: the host replaces its state by the verified folder in one step. A crash before it leaves the old
 //!    state, a crash after it the new one.
-//! 5. Remember the archived LSN. A crash in between loses a hint.
+//! 5. Remove what is left in staging; remember the archived LSN. A crash before leaves folders, which go once the
+//!    partition is active, and loses a hint.
 //!
 //! A snapshot that fails in 2 or 3 is damaged, and the next older one is tried. A missing file alone is no damage
 //! yet: the pointer is read again, for the snapshot may have been evicted since, and then the choice starts over.
-//! Local state is touched in step 4 only.
+//! Local state is touched in step 4 only; a link to one of its files changes nothing in it. Restores wait for their
+//! turn in the order in which they came.
 
 use super::{
     compare::differences,
     host::{HostError, PartitionHost},
-    restore_job::{RestoreError, RestoreJob, RestoreOutcome, RestoreRequest},
+    restore_job::{RestoreError, RestoreJob, RestoreOutcome, RestoreRequest, ReuseLocal},
+    room::WithRoom,
     snapshot_agent::Shared,
-    staging::StagingKind,
+    staging::DownloadFolder,
 };
 use crate::{
-    core::{ArchivedSnapshot, FinishedRestore, RestoreCandidates, RestoreNeed, restore_candidates},
+    core::{
+        ArchivedSnapshot, FinishedRestore, RestoreCandidates, RestoreNeed, RestorePhase, restore_candidates,
+    },
     metrics::{self, RestoreResult},
 };
 use snapshot_store::{
-    Anomaly, AnomalyKind, DownloadError, Lsn, PartitionId, SnapshotId, StoreError,
+    Anomaly, AnomalyKind, DownloadError, Lsn, PartitionId, Reuse, SnapshotId, StoreError,
     format::{Keys, Manifest, Pointer, PointerEntry},
 };
 use std::{
@@ -67,7 +73,7 @@ fn register<'a>(
         return Err(refuse("it is being restored already"));
     }
     slot.note_trimmed(request.incarnation, request.trim_point);
-    let job = Arc::new(RestoreJob::default());
+    let job = Arc::new(RestoreJob::new(partition));
     slot.restore = Some(Arc::clone(&job));
     Ok((
         Registered {
@@ -125,6 +131,19 @@ enum Tried {
 enum Fault {
     Damaged(String),
     Unfit(String),
+}
+
+/// Why a download did not end in a snapshot.
+enum Missed {
+    Download(DownloadError),
+    /// The disk has too little room for it.
+    NoRoom(HostError),
+}
+
+impl From<DownloadError> for Missed {
+    fn from(error: DownloadError) -> Self {
+        Missed::Download(error)
+    }
 }
 
 /// Says what anomalies mean: a manifest of a newer format is no damage.
@@ -206,50 +225,78 @@ impl Attempt<'_> {
     }
 
     async fn try_one(&self, entry: &PointerEntry) -> Result<Tried, RestoreError> {
-        let staging = &self.shared.staging;
-        staging
-            .ensure_room(entry.bytes_total)
-            .await
-            .map_err(|error| self.local(error))?;
-        let folder = staging
-            .folder(StagingKind::Download, &entry.snapshot_id.to_string())
-            .await
-            .map_err(|error| self.local(error.into()))?;
-        let result = self.download_and_install(entry, folder.path()).await;
-        folder.remove().await;
-        result
-    }
-
-    async fn download_and_install(&self, entry: &PointerEntry, dir: &Path) -> Result<Tried, RestoreError> {
-        let manifest = match self
-            .shared
-            .repository
-            .download(self.partition, entry, dir, self.job)
-            .await
-        {
+        let folder = self.folder(entry).await.map_err(|error| self.local(error))?;
+        let manifest = match self.download(entry, &folder).await {
             Ok(manifest) => manifest,
-            Err(DownloadError::Damaged(anomalies)) => {
+            Err(Missed::Download(DownloadError::Damaged(anomalies))) => {
                 if !self.still_published(entry).await? {
                     return Ok(Tried::Evicted);
                 }
                 metrics::anomalies(&anomalies);
                 return Ok(damage(&anomalies));
             }
-            Err(DownloadError::Store(error)) => return Err(RestoreError::store(self.partition, error)),
-            Err(DownloadError::Local(error)) => return Err(self.local(error.into())),
+            Err(Missed::Download(DownloadError::Store(error))) => {
+                return Err(RestoreError::store(self.partition, error));
+            }
+            Err(Missed::Download(DownloadError::Local(error))) => return Err(self.local(error.into())),
+            Err(Missed::NoRoom(error)) => return Err(self.local(error)),
         };
-        match self.inspect(dir, &manifest).await {
+        self.job.enter(RestorePhase::Checking);
+        match self.inspect(&folder.path, &manifest).await {
             Ok(None) => {}
             Ok(Some(difference)) => return Ok(Tried::Damaged(difference)),
             Err(HostError::Corrupt(detail)) => return Ok(Tried::Damaged(detail)),
             Err(HostError::Mismatch(detail)) => return Ok(Tried::Unfit(detail)),
             Err(error) => return Err(self.local(error)),
         }
+        self.job.enter(RestorePhase::Installing);
         self.host
-            .install(dir, &manifest)
+            .install(&folder.path, &manifest)
             .await
             .map_err(|error| self.local(error))?;
+        self.shared.staging.discard_downloads(self.partition).await;
         Ok(Tried::Installed)
+    }
+
+    /// Returns where `entry` is prepared. A restore that may reuse nothing begins with nothing.
+    async fn folder(&self, entry: &PointerEntry) -> Result<DownloadFolder, HostError> {
+        let staging = &self.shared.staging;
+        if self.request.reuse == ReuseLocal::Nothing {
+            staging.discard_downloads(self.partition).await;
+        }
+        Ok(staging.download(self.partition, entry.snapshot_id).await?)
+    }
+
+    async fn download(&self, entry: &PointerEntry, folder: &DownloadFolder) -> Result<Manifest, Missed> {
+        let staging = &self.shared.staging;
+        let reuse = match self.request.reuse {
+            ReuseLocal::Nothing => Reuse::Nothing,
+            ReuseLocal::Allowed => Reuse::Allowed {
+                sources: folder
+                    .siblings
+                    .iter()
+                    .cloned()
+                    .chain(self.host.reusable_files())
+                    .collect(),
+            },
+        };
+        let download = self
+            .shared
+            .repository
+            .begin_download(self.partition, entry, &folder.path, &reuse, self.job)
+            .await?;
+        staging.drop_siblings(folder).await;
+        let missing = download.bytes_missing();
+        let room = match missing {
+            0 => None,
+            missing => Some(staging.reserve(missing).await.map_err(Missed::NoRoom)?),
+        };
+        self.job.enter(RestorePhase::Downloading);
+        let progress = WithRoom {
+            room: room.as_ref(),
+            progress: self.job,
+        };
+        Ok(download.finish(&progress).await?)
     }
 
     /// Returns what differs between the state in `dir` and its manifest, or between the manifest and this cluster,
@@ -312,6 +359,7 @@ impl Attempt<'_> {
             log_bytes,
             ..
         } = *entry;
+        let running = self.job.running();
         let finished = self.shared.with_slot(self.partition, |slot| {
             // It was read through just now: whatever was wrong with it has been repaired.
             slot.damaged.remove(&snapshot_id);
@@ -325,6 +373,9 @@ impl Attempt<'_> {
                 snapshot_id,
                 lsn,
                 bytes: entry.bytes_total,
+                bytes_downloaded: running.bytes_downloaded,
+                bytes_linked: running.bytes_linked,
+                bytes_resumed: running.bytes_resumed,
                 duration: began.elapsed(),
                 damaged: damaged.into_iter().collect(),
             };
@@ -332,7 +383,7 @@ impl Attempt<'_> {
             finished
         });
         metrics::restore_took(finished.duration);
-        tracing::info!(partition = %self.partition, %snapshot_id, %lsn, kind = finished.kind.as_str(), duration = ?finished.duration, "snapshot restored");
+        tracing::info!(partition = %self.partition, %snapshot_id, %lsn, kind = finished.kind.as_str(), bytes = finished.bytes, downloaded = finished.bytes_downloaded, linked = finished.bytes_linked, resumed = finished.bytes_resumed, duration = ?finished.duration, "snapshot restored");
         let archived = ArchivedSnapshot {
             snapshot_id,
             lsn,

@@ -2,14 +2,23 @@
 
 use super::{export_job::chain, host::HostError};
 use crate::{
-    core::{FinishedRestore, RestoreKind, RunningRestore},
-    metrics::{self, RestoreResult},
+    core::{FinishedRestore, RestoreKind, RestorePhase, RunningRestore, estimate},
+    metrics::{self, RestoreResult, ReuseSource},
 };
-use snapshot_store::{Incarnation, Lsn, PartitionId, Progress, SnapshotId, StoreError, format::PointerEntry};
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering},
-};
+use snapshot_store::{Incarnation, Lsn, PartitionId, Progress, StoreError, format::PointerEntry};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::time::Instant;
+
+/// Whether a restore may take files from what lies on the local disk. Whatever it takes is hashed again first, from its
+/// bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReuseLocal {
+    /// It continues what an interrupted restore left in staging, and links immutable files of the local state.
+    #[default]
+    Allowed,
+    /// All files are read from the store: a rebuild after local corruption trusts nothing on this disk.
+    Nothing,
+}
 
 /// What a host needs restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +31,8 @@ pub struct RestoreRequest {
     pub trim_point: Lsn,
     /// What is applied already; `None` without local state.
     pub applied_lsn: Option<Lsn>,
+    /// Whether local files may be used.
+    pub reuse: ReuseLocal,
 }
 
 /// How a restore ended.
@@ -104,59 +115,114 @@ impl RestoreError {
 }
 
 /// A restore in progress, for the status.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct RestoreJob {
-    chosen: Mutex<Option<Chosen>>,
-    bytes_done: AtomicU64,
-    bytes_total: AtomicU64,
+    partition: PartitionId,
+    state: Mutex<JobState>,
 }
 
-/// The snapshot being tried.
-#[derive(Clone, Copy, Debug)]
-struct Chosen {
-    snapshot_id: SnapshotId,
-    lsn: Lsn,
+#[derive(Debug, Default)]
+struct JobState {
+    running: RunningRestore,
+    /// Bytes of all log records up to the chosen snapshot.
     log_bytes: u64,
+    /// When reading from the store began.
+    fetching_since: Option<Instant>,
 }
 
 impl RestoreJob {
-    fn chosen(&self) -> Option<Chosen> {
-        *self.chosen.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn new(partition: PartitionId) -> Self {
+        metrics::restore_queued();
+        RestoreJob {
+            partition,
+            state: Mutex::default(),
+        }
     }
 
+    fn state(&self) -> MutexGuard<'_, JobState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins with `entry`; with `None` a snapshot is being chosen.
     pub(super) fn choose(&self, entry: Option<&PointerEntry>) {
-        let chosen = entry.map(|entry| Chosen {
-            snapshot_id: entry.snapshot_id,
-            lsn: entry.lsn,
-            log_bytes: entry.log_bytes,
-        });
-        *self.chosen.lock().unwrap_or_else(PoisonError::into_inner) = chosen;
-        self.bytes_done.store(0, Ordering::Relaxed);
-        self.bytes_total
-            .store(entry.map_or(0, |entry| entry.bytes_total), Ordering::Relaxed);
+        let mut state = self.state();
+        if state.running.phase == RestorePhase::Queued {
+            metrics::restore_began();
+        }
+        *state = JobState {
+            running: RunningRestore {
+                phase: entry.map_or(RestorePhase::Choosing, |_| RestorePhase::Reusing),
+                snapshot: entry.map(|entry| (entry.snapshot_id, entry.lsn)),
+                bytes_total: entry.map_or(0, |entry| entry.bytes_total),
+                ..RunningRestore::default()
+            },
+            log_bytes: entry.map_or(0, |entry| entry.log_bytes),
+            fetching_since: None,
+        };
+    }
+
+    /// Goes on to `phase`.
+    pub(super) fn enter(&self, phase: RestorePhase) {
+        let mut state = self.state();
+        state.running.phase = phase;
+        if phase == RestorePhase::Downloading {
+            state.fetching_since = Some(Instant::now());
+        }
     }
 
     pub(super) fn running(&self) -> RunningRestore {
-        RunningRestore {
-            snapshot: self.chosen().map(|chosen| (chosen.snapshot_id, chosen.lsn)),
-            bytes_done: self.bytes_done.load(Ordering::Relaxed),
-            bytes_total: self.bytes_total.load(Ordering::Relaxed),
+        let state = self.state();
+        let mut running = state.running;
+        if let Some(since) = state.fetching_since {
+            running.estimate = estimate(running.bytes_downloaded, since.elapsed(), running.bytes_left());
         }
+        running
     }
 
     /// What the replica no longer needs from the log: all up to the snapshot; nothing while choosing.
     pub(super) fn needed(&self) -> Option<(Lsn, u64)> {
-        self.chosen().map(|chosen| (chosen.lsn, chosen.log_bytes))
+        let state = self.state();
+        state.running.snapshot.map(|(_, lsn)| (lsn, state.log_bytes))
+    }
+
+    fn advance(&self, change: impl FnOnce(&mut RunningRestore)) {
+        change(&mut self.state().running);
+        metrics::restore_moved(self.partition, &self.running());
+    }
+}
+
+impl Drop for RestoreJob {
+    fn drop(&mut self) {
+        let queued = self.state().running.phase == RestorePhase::Queued;
+        metrics::restore_left(self.partition, queued);
     }
 }
 
 impl Progress for RestoreJob {
     fn total(&self, bytes: u64) {
-        self.bytes_total.store(bytes, Ordering::Relaxed);
+        self.advance(|running| running.bytes_total = bytes);
+    }
+
+    fn files(&self, files: u64) {
+        self.advance(|running| running.files_total = files);
     }
 
     fn advanced(&self, bytes: u64) {
         metrics::downloaded(bytes);
-        self.bytes_done.fetch_add(bytes, Ordering::Relaxed);
+        self.advance(|running| running.bytes_downloaded += bytes);
+    }
+
+    fn resumed(&self, bytes: u64) {
+        metrics::reused(ReuseSource::Staging, bytes);
+        self.advance(|running| running.bytes_resumed += bytes);
+    }
+
+    fn linked(&self, bytes: u64) {
+        metrics::reused(ReuseSource::Local, bytes);
+        self.advance(|running| running.bytes_linked += bytes);
+    }
+
+    fn file_done(&self) {
+        self.advance(|running| running.files_done += 1);
     }
 }

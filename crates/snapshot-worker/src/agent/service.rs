@@ -7,17 +7,25 @@ use super::{
     export_job::chain,
     host::{HostError, PartitionHost},
     policy::WorkerPolicy,
+    repair::{RebuildError, SkipError},
     snapshot_agent::SnapshotAgent,
     verify::VerifyError,
     wire,
 };
+use crate::core::may_skip;
 use bytes::Bytes;
 use futures::{StreamExt as _, stream::BoxStream};
 use snapshot_proto::v1::{self, worker_service_server::WorkerService};
-use snapshot_store::{PartitionId, RequestId};
+use snapshot_store::{Lsn, PartitionId, RequestId};
 use std::{collections::HashMap, error::Error, sync::Arc};
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
+
+/// Request metadata in which a gate in front of this service tells the role of the caller, having taken out what the
+/// caller itself sent. Absent without a gate.
+pub const ROLE_METADATA: &str = "tidemark-role";
+/// The role that changes nothing.
+const READER: &str = "read";
 
 /// Serves one agent over gRPC.
 #[derive(Clone)]
@@ -87,6 +95,33 @@ fn verify_error(source: &VerifyError) -> Status {
     error(code, reason, chain(source as &dyn Error), Some(partition))
 }
 
+fn skip_error(partition: PartitionId, source: &SkipError) -> Status {
+    let (code, reason) = match source {
+        SkipError::Refused(refusal) => (Code::FailedPrecondition, refusal.as_str()),
+        SkipError::Unavailable(_) => (Code::Unavailable, "log-unavailable"),
+        SkipError::Unknown(_) => (Code::Unknown, "unknown-outcome"),
+        SkipError::Unsupported => (Code::Unimplemented, "unsupported"),
+    };
+    error(
+        code,
+        reason,
+        format!("partition {partition}: {source}"),
+        Some(partition),
+    )
+}
+
+fn rebuild_error(partition: PartitionId, source: &RebuildError) -> Status {
+    let code = match source {
+        RebuildError::NotNow { .. } | RebuildError::UnderWay | RebuildError::NoSource(_) => {
+            Code::FailedPrecondition
+        }
+        RebuildError::Unavailable(_) => Code::Unavailable,
+        RebuildError::Unsupported => Code::Unimplemented,
+    };
+    let message = format!("partition {partition}: {source}");
+    error(code, source.as_str(), message, Some(partition))
+}
+
 #[tonic::async_trait]
 impl WorkerService for AgentService {
     type CreateSnapshotStream = BoxStream<'static, Result<v1::CreateSnapshotEvent, Status>>;
@@ -95,10 +130,16 @@ impl WorkerService for AgentService {
         &self,
         request: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::WorkerStatus>, Status> {
+        let is_reader = request
+            .metadata()
+            .get(ROLE_METADATA)
+            .is_some_and(|role| role.as_bytes() == READER.as_bytes());
         let request = request.into_inner();
         let shared = &self.agent.shared;
-        // Only an admin's poll carries policy; an operator's look must not be mistaken for one.
-        if let Some(policy) = request.policy.filter(|_| !request.admin.is_empty()) {
+        // Only an admin's poll carries policy; an operator's look must not be mistaken for one, and who may only read
+        // must not change what this node does.
+        let polled = !is_reader && !request.admin.is_empty();
+        if let Some(policy) = request.policy.filter(|_| polled) {
             shared.policy.send_replace(Some(WorkerPolicy {
                 admin: request.admin,
                 received_at: shared.seams.clock.now(),
@@ -184,5 +225,43 @@ impl WorkerService for AgentService {
         let request_id = wire::request_id(&request.request_id).map_err(invalid)?;
         let cancelled = self.agent.cancel(partition, request_id);
         Ok(Response::new(v1::CancelReply { cancelled }))
+    }
+
+    async fn skip_record(
+        &self,
+        request: Request<v1::SkipRecordRequest>,
+    ) -> Result<Response<v1::SkipRecordReply>, Status> {
+        let request = request.into_inner();
+        let partition = PartitionId::new(request.partition);
+        let host = self.host(partition)?;
+        let (lsn, dry_run) = (Lsn::new(request.lsn), request.dry_run);
+        let hash = wire::record_hash(&request.record_hash).map_err(invalid)?;
+        let (state, poison) = (host.status().state, host.poison());
+        let record = may_skip(lsn, hash.as_ref(), &state, poison.as_ref())
+            .cloned()
+            .map_err(|refusal| skip_error(partition, &refusal.into()))?;
+        let mut reply = v1::SkipRecordReply {
+            record: Some(wire::poison_record(record)),
+            skip_lsn: None,
+        };
+        if !dry_run {
+            let order = wire::skip_order(request).map_err(invalid)?;
+            let skip_lsn = host.skip(order).await;
+            let skip_lsn = skip_lsn.map_err(|source| skip_error(partition, &source))?;
+            reply.skip_lsn = Some(skip_lsn.get());
+        }
+        Ok(Response::new(reply))
+    }
+
+    async fn rebuild_partition(
+        &self,
+        request: Request<v1::RebuildPartitionRequest>,
+    ) -> Result<Response<v1::RebuildPartitionReply>, Status> {
+        let request = request.into_inner();
+        let partition = PartitionId::new(request.partition);
+        let host = self.host(partition)?;
+        let plan = host.rebuild(request.dry_run).await;
+        let plan = plan.map_err(|source| rebuild_error(partition, &source))?;
+        Ok(Response::new(wire::rebuild_reply(&plan)))
     }
 }

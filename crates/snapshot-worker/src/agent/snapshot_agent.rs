@@ -6,6 +6,7 @@ use super::{
     export_job::{CreateSnapshot, ExportEvent},
     host::PartitionHost,
     policy::WorkerPolicy,
+    repair::{self, Covering},
     restore,
     restore_job::{RestoreError, RestoreOutcome, RestoreRequest},
     service::AgentService,
@@ -109,8 +110,8 @@ struct VersionedStatus {
 }
 
 impl SnapshotAgent {
-    /// Prepares the agent: empties the staging area of what a crash left, and reads what is known of published
-    /// snapshots. Makes no request to the store.
+    /// Prepares the agent: empties the staging area of what a crash left, but for downloads, which restores continue, and
+    /// reads what is known of published snapshots. Makes no request to the store.
     ///
     /// # Errors
     /// When the data folder cannot be used.
@@ -214,6 +215,36 @@ impl SnapshotAgent {
         restore::restore(&self.shared, partition, request).await
     }
 
+    /// Removes what an interrupted restore of `partition` left: its state turned out to be in order without it. The host
+    /// calls this once that is clear; an export does by itself. Must be called within a Tokio runtime.
+    pub fn discard_downloads(&self, partition: PartitionId) {
+        self.shared.discard_downloads(partition);
+    }
+
+    /// Removes what interrupted restores left of partitions that are not hosted here: those whose hosts are not attached
+    /// now. Must be called within a Tokio runtime.
+    pub fn discard_downloads_of_others(&self) {
+        match self.shared.staging.partitions_with_downloads() {
+            Ok(partitions) => partitions
+                .into_iter()
+                .filter(|partition| self.shared.host(*partition).is_none())
+                .for_each(|partition| self.shared.discard_downloads(partition)),
+            Err(error) => tracing::warn!(%error, "what interrupted restores left was not looked for"),
+        }
+    }
+
+    /// Returns the snapshot that [`SnapshotAgent::restore`] would try first, without reading its content.
+    ///
+    /// # Errors
+    /// When the store does not answer or is not the cluster's; finding nothing is an answer, not an error.
+    pub async fn covering(
+        &self,
+        partition: PartitionId,
+        request: &RestoreRequest,
+    ) -> Result<Covering, RestoreError> {
+        repair::covering(&self.shared, partition, request).await
+    }
+
     /// Checks a published snapshot of a partition hosted here.
     ///
     /// # Errors
@@ -293,6 +324,22 @@ impl Shared {
     /// Returns who hosts `partition` here.
     pub(super) fn host(&self, partition: PartitionId) -> Option<Arc<dyn PartitionHost>> {
         self.lock().get(&partition)?.host.clone()
+    }
+
+    pub(super) fn discard_downloads(self: &Arc<Self>, partition: PartitionId) {
+        let set_aside = {
+            // Under the lock no restore begins: one that did meanwhile would lose its folder.
+            let slots = self.lock();
+            let restoring = slots.get(&partition).is_some_and(|slot| slot.restore.is_some());
+            match restoring {
+                true => None,
+                false => self.staging.set_aside(partition),
+            }
+        };
+        if let Some(folder) = set_aside {
+            let staging = self.staging.clone();
+            self.tasks.spawn(async move { staging.remove(folder).await });
+        }
     }
 
     pub(super) fn exports_running(&self) -> usize {

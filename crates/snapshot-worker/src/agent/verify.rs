@@ -8,6 +8,7 @@ use super::{
     compare::differences,
     export_job::chain,
     host::{HostError, PartitionHost},
+    room::WithRoom,
     snapshot_agent::Shared,
     staging::StagingKind,
 };
@@ -240,11 +241,11 @@ async fn open(
     read: &Read,
 ) -> Result<Vec<Anomaly>, VerifyError> {
     let local = |source| VerifyError::Local { partition, source };
-    shared
-        .staging
-        .ensure_room(entry.bytes_total)
-        .await
-        .map_err(local)?;
+    let room = shared.staging.reserve(entry.bytes_total).await.map_err(local)?;
+    let progress = WithRoom {
+        room: Some(&room),
+        progress: read,
+    };
     // Two checks of the same snapshot may run at once: each has its own folder.
     let name = shared.seams.ulid().to_string();
     let folder = shared
@@ -252,7 +253,7 @@ async fn open(
         .folder(StagingKind::Verify, &name)
         .await
         .map_err(|error| local(error.into()))?;
-    let result = download_and_inspect(shared, partition, host, entry, folder.path(), read).await;
+    let result = download_and_inspect(shared, partition, host, entry, folder.path(), &progress).await;
     folder.remove().await;
     result
 }
@@ -263,9 +264,9 @@ async fn download_and_inspect(
     host: &dyn PartitionHost,
     entry: &PointerEntry,
     dir: &std::path::Path,
-    read: &Read,
+    progress: &dyn Progress,
 ) -> Result<Vec<Anomaly>, VerifyError> {
-    let manifest = match shared.repository.download(partition, entry, dir, read).await {
+    let manifest = match shared.repository.download(partition, entry, dir, progress).await {
         Ok(manifest) => manifest,
         Err(DownloadError::Damaged(anomalies)) => return Ok(anomalies),
         Err(DownloadError::Store(error)) => return Err(VerifyError::store(partition, error)),

@@ -2,13 +2,17 @@
 
 use super::{
     export_job::{CreateSnapshot, ExportEvent, PublishedExport},
+    repair::SkipOrder,
     verify::VerifyReport,
 };
-use crate::core::{Decline, FinishedRestore, PartitionState, ReplicaStatus, RestoreKind};
+use crate::core::{
+    Decline, FinishedRestore, PartitionState, PoisonRecord, RebuildCounts, RebuildPlan, RebuildReason,
+    RebuildSource, ReplicaStatus, RestoreKind, RestorePhase, RunningRestore,
+};
 use bytes::Bytes;
 use snapshot_proto::v1;
 use snapshot_store::{
-    Incarnation, Leadership, Lsn, NodeId, PartitionId, ReplicaRole, RequestId, SnapshotId,
+    Incarnation, Leadership, Lsn, NodeId, PartitionId, RecordHash, ReplicaRole, RequestId, SnapshotId,
     format::{ChainPoint, VerifyLevel},
 };
 use std::{str::FromStr, time::Duration};
@@ -136,6 +140,7 @@ fn finished_restore(restore: FinishedRestore) -> v1::FinishedRestore {
     let kind = match restore.kind {
         RestoreKind::Bootstrap => v1::RestoreKind::Bootstrap,
         RestoreKind::TrimGap => v1::RestoreKind::TrimGap,
+        RestoreKind::Rebuild => v1::RestoreKind::Rebuild,
     };
     v1::FinishedRestore {
         kind: kind.into(),
@@ -144,6 +149,34 @@ fn finished_restore(restore: FinishedRestore) -> v1::FinishedRestore {
         bytes: restore.bytes,
         duration_ms: millis(restore.duration),
         damaged: texts(&restore.damaged),
+        bytes_downloaded: restore.bytes_downloaded,
+        bytes_linked: restore.bytes_linked,
+        bytes_resumed: restore.bytes_resumed,
+    }
+}
+
+fn running_restore(restore: RunningRestore) -> v1::RunningRestore {
+    let phase = match restore.phase {
+        RestorePhase::Queued => v1::RestorePhase::Queued,
+        RestorePhase::Choosing => v1::RestorePhase::Choosing,
+        RestorePhase::Reusing => v1::RestorePhase::Reusing,
+        RestorePhase::Downloading => v1::RestorePhase::Downloading,
+        RestorePhase::Checking => v1::RestorePhase::Checking,
+        RestorePhase::Installing => v1::RestorePhase::Installing,
+    };
+    v1::RunningRestore {
+        snapshot_id: restore.snapshot.map(|(id, _)| id.to_string()).unwrap_or_default(),
+        lsn: restore.snapshot.map(|(_, lsn)| lsn.get()).unwrap_or_default(),
+        bytes_done: restore.bytes_done(),
+        bytes_total: restore.bytes_total,
+        phase: phase.into(),
+        bytes_downloaded: restore.bytes_downloaded,
+        bytes_linked: restore.bytes_linked,
+        bytes_resumed: restore.bytes_resumed,
+        files_done: restore.files_done,
+        files_total: restore.files_total,
+        bytes_per_second: restore.estimate.bytes_per_second,
+        remaining_ms: restore.estimate.remaining.map(millis),
     }
 }
 
@@ -179,15 +212,74 @@ pub(super) fn replica_status(status: ReplicaStatus) -> v1::ReplicaStatus {
             bytes_done: export.bytes_done,
             bytes_total: export.bytes_total,
         }),
-        restore: status.restore.map(|restore| v1::RunningRestore {
-            snapshot_id: restore.snapshot.map(|(id, _)| id.to_string()).unwrap_or_default(),
-            lsn: restore.snapshot.map(|(_, lsn)| lsn.get()).unwrap_or_default(),
-            bytes_done: restore.bytes_done,
-            bytes_total: restore.bytes_total,
-        }),
+        restore: status.restore.map(running_restore),
         last_restore: status.last_restore.map(finished_restore),
         damaged_snapshots: texts(&status.damaged),
         tail_seen: status.tail_seen.map(Lsn::get),
+        rebuilds: rebuild_counts(status.rebuilds),
+    }
+}
+
+fn rebuild_counts(counts: RebuildCounts) -> Vec<v1::RebuildCount> {
+    let each = RebuildReason::ALL.iter().map(|reason| v1::RebuildCount {
+        reason: reason.as_str().to_owned(),
+        count: counts.of(*reason),
+    });
+    each.filter(|entry| entry.count > 0).collect()
+}
+
+/// Reads the hash of a record; `None` when it was left out.
+pub(super) fn record_hash(bytes: &[u8]) -> Result<Option<RecordHash>, InvalidField> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let hash = RecordHash::from_slice(bytes).ok_or_else(|| InvalidField {
+        field: "record_hash",
+        detail: format!("{} bytes are no hash of 32 bytes", bytes.len()),
+    })?;
+    Ok(Some(hash))
+}
+
+/// Reads an order to skip a record.
+pub(super) fn skip_order(request: v1::SkipRecordRequest) -> Result<SkipOrder, InvalidField> {
+    let hash = record_hash(&request.record_hash)?.ok_or_else(|| InvalidField {
+        field: "record_hash",
+        detail: "name the record: a dry run shows its hash".to_owned(),
+    })?;
+    let order = SkipOrder {
+        lsn: Lsn::new(request.lsn),
+        hash,
+        reason: request.reason,
+    };
+    match order.fault() {
+        None => Ok(order),
+        Some(detail) => Err(InvalidField {
+            field: "reason",
+            detail,
+        }),
+    }
+}
+
+pub(super) fn poison_record(record: PoisonRecord) -> v1::PoisonRecord {
+    v1::PoisonRecord {
+        lsn: record.lsn.get(),
+        bytes: record.bytes,
+        record_hash: Bytes::copy_from_slice(record.hash.as_bytes()),
+        author: record.author.map(|author| leadership((author, String::new()))),
+        detail: record.detail,
+    }
+}
+
+pub(super) fn rebuild_reply(plan: &RebuildPlan) -> v1::RebuildPartitionReply {
+    v1::RebuildPartitionReply {
+        applied_lsn: plan.applied_lsn.map(Lsn::get),
+        snapshot: match plan.source {
+            RebuildSource::Replay => None,
+            RebuildSource::Snapshot { snapshot_id, lsn } => Some(v1::RebuildSnapshot {
+                snapshot_id: snapshot_id.to_string(),
+                lsn: lsn.get(),
+            }),
+        },
     }
 }
 

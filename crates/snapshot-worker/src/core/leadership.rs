@@ -143,6 +143,7 @@ mod tests {
             2 => Record::Skip {
                 lsn: Lsn::new(epoch),
                 hash: RecordHash::of(b"x"),
+                reason: String::new(),
             },
             _ => led(epoch, node, LedBody::Command(Bytes::from_static(b"c"))),
         })

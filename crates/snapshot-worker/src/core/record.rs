@@ -23,6 +23,8 @@ pub enum Record {
         lsn: Lsn,
         /// Hash of that record's bytes.
         hash: RecordHash,
+        /// Why, in the operator's words; decides nothing.
+        reason: String,
     },
 }
 
@@ -73,6 +75,7 @@ impl Record {
                 return Ok(Record::Skip {
                     lsn: Lsn::new(skip.lsn),
                     hash,
+                    reason: skip.reason,
                 });
             }
             log_record::Body::Command(command) => LedBody::Command(command),
@@ -112,13 +115,14 @@ impl Record {
                     LedBody::NoOp => log_record::Body::NoOp(v1::NoOp {}),
                 }),
             },
-            Record::Skip { lsn, hash } => v1::LogRecord {
+            Record::Skip { lsn, hash, reason } => v1::LogRecord {
                 epoch: 0,
                 node: String::new(),
                 sequence: 0,
                 body: Some(log_record::Body::Skip(v1::Skip {
                     lsn: lsn.get(),
                     record_hash: Bytes::copy_from_slice(hash.as_bytes()),
+                    reason: reason.clone(),
                 })),
             },
         };
@@ -158,6 +162,7 @@ mod tests {
         check(Record::Skip {
             lsn: Lsn::new(12),
             hash: RecordHash::of(b"poison"),
+            reason: "written by a broken client".to_owned(),
         });
     }
 

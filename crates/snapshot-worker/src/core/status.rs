@@ -1,5 +1,6 @@
 //! What one replica says of itself.
 
+use super::{estimate::Estimate, rebuild::RebuildCounts};
 use snapshot_store::{
     Incarnation, Leadership, Lsn, PartitionId, ReplicaRole, RequestId, SnapshotId,
     format::{ChainTrail, StateMachineVersion},
@@ -87,7 +88,9 @@ impl BlockedReason {
                 "check the store's URL, credentials and network; retried by itself"
             }
             BlockedReason::StoreUnusable => "look at the object the message names; it is never overwritten",
-            BlockedReason::PoisonRecord => "update this node's software so that it can apply the record",
+            BlockedReason::PoisonRecord => {
+                "update this node's software so that it can apply the record, or have all replicas pass over it with `tidemark partitions skip`"
+            }
             BlockedReason::LocalState => {
                 "check disk space and permissions of the data folder; retried by itself"
             }
@@ -134,6 +137,35 @@ impl PartitionState {
             PartitionState::Blocked { .. } => "blocked",
         }
     }
+
+    /// Returns the word for the state, or, while blocked, the one for the reason.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            PartitionState::Blocked { reason, .. } => reason.as_str(),
+            state => state.as_str(),
+        }
+    }
+
+    /// Returns whether a record that cannot be applied is in the way.
+    pub const fn is_blocked_by_record(&self) -> bool {
+        matches!(
+            self,
+            PartitionState::Blocked {
+                reason: BlockedReason::PoisonRecord,
+                ..
+            }
+        )
+    }
+}
+
+/// The word for the state; while blocked also the reason, and what was seen.
+impl fmt::Display for PartitionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PartitionState::Blocked { reason, detail } => write!(f, "blocked ({reason}): {detail}"),
+            state => f.write_str(state.as_str()),
+        }
+    }
 }
 
 /// The newest published snapshot a node knows of: uploaded or restored by itself, or read from the pointer.
@@ -162,15 +194,73 @@ pub struct RunningExport {
     pub bytes_total: u64,
 }
 
+/// How far a restore is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RestorePhase {
+    /// It waits for its turn: the node runs as many as it may.
+    #[default]
+    Queued,
+    /// The pointer is read and a snapshot chosen.
+    Choosing,
+    /// Files on this disk are hashed, to keep or link those that fit.
+    Reusing,
+    /// The other files are read from the store.
+    Downloading,
+    /// All files are there; the state in them is read through.
+    Checking,
+    /// The new state takes the place of the old one.
+    Installing,
+}
+
+impl RestorePhase {
+    /// Returns the word used in status and JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            RestorePhase::Queued => "queued",
+            RestorePhase::Choosing => "choosing",
+            RestorePhase::Reusing => "reusing",
+            RestorePhase::Downloading => "downloading",
+            RestorePhase::Checking => "checking",
+            RestorePhase::Installing => "installing",
+        }
+    }
+}
+
 /// A snapshot that is being restored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RunningRestore {
-    /// The snapshot and its LSN; `None` while choosing.
+    /// How far it is.
+    pub phase: RestorePhase,
+    /// The snapshot and its LSN; `None` while queued or choosing.
     pub snapshot: Option<(SnapshotId, Lsn)>,
-    /// Bytes transferred so far.
-    pub bytes_done: u64,
     /// Bytes in all; 0 while unknown.
     pub bytes_total: u64,
+    /// Bytes read from the store.
+    pub bytes_downloaded: u64,
+    /// Bytes of files taken from the stale local state, or from what a restore of another snapshot had left.
+    pub bytes_linked: u64,
+    /// Bytes of files that an interrupted restore of the same snapshot had left.
+    pub bytes_resumed: u64,
+    /// Files in all; 0 while unknown.
+    pub files_total: u64,
+    /// Files that are complete and right.
+    pub files_done: u64,
+    /// How fast it is read from the store, and how long that still takes.
+    pub estimate: Estimate,
+}
+
+impl RunningRestore {
+    /// Returns how many bytes are in place, wherever they came from.
+    pub const fn bytes_done(&self) -> u64 {
+        self.bytes_downloaded
+            .saturating_add(self.bytes_linked)
+            .saturating_add(self.bytes_resumed)
+    }
+
+    /// Returns how many bytes are missing.
+    pub const fn bytes_left(&self) -> u64 {
+        self.bytes_total.saturating_sub(self.bytes_done())
+    }
 }
 
 /// Why a restore was needed.
@@ -180,14 +270,20 @@ pub enum RestoreKind {
     Bootstrap,
     /// The log was trimmed past the local state.
     TrimGap,
+    /// The local state was damaged, or an operator wanted it replaced.
+    Rebuild,
 }
 
 impl RestoreKind {
+    /// Every kind.
+    pub const ALL: &[RestoreKind] = &[RestoreKind::Bootstrap, RestoreKind::TrimGap, RestoreKind::Rebuild];
+
     /// Returns the word used in status, metrics and JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             RestoreKind::Bootstrap => "bootstrap",
             RestoreKind::TrimGap => "trim-gap",
+            RestoreKind::Rebuild => "rebuild",
         }
     }
 }
@@ -203,6 +299,12 @@ pub struct FinishedRestore {
     pub lsn: Lsn,
     /// Bytes of its files.
     pub bytes: u64,
+    /// How many of them were read from the store.
+    pub bytes_downloaded: u64,
+    /// How many were taken from the stale local state, or from what a restore of another snapshot had left.
+    pub bytes_linked: u64,
+    /// How many an interrupted restore of the same snapshot had left.
+    pub bytes_resumed: u64,
     /// From choosing to open.
     pub duration: std::time::Duration,
     /// Newer snapshots that were tried first and found damaged.
@@ -248,4 +350,6 @@ pub struct ReplicaStatus {
     pub damaged: Vec<SnapshotId>,
     /// Tail seen last, exclusive.
     pub tail_seen: Option<Lsn>,
+    /// How often the local state was rebuilt since the node started.
+    pub rebuilds: RebuildCounts,
 }

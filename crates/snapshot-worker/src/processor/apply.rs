@@ -2,10 +2,11 @@
 
 use super::{
     metadata::{METADATA_KEY, StateMetadata},
+    skip::SkipMark,
     state_machine::{ApplyError, Changes, StateMachine, Transaction},
     store::{StateError, StateStore},
 };
-use crate::core::{Outcome, Record, Verdict, judge};
+use crate::core::{Outcome, PoisonRecord, Record, Verdict, judge};
 use bytes::Bytes;
 use snapshot_store::{Leadership, Lsn, RecordHash};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,13 +24,6 @@ pub(super) struct AppliedRecord {
     pub(super) reply: Bytes,
 }
 
-/// A record that cannot be applied. Everything before it was.
-#[derive(Clone, Debug)]
-pub(super) struct Poison {
-    pub(super) lsn: Lsn,
-    pub(super) detail: String,
-}
-
 /// What became of a run of records.
 #[derive(Debug)]
 pub(super) struct AppliedRun {
@@ -37,30 +31,48 @@ pub(super) struct AppliedRun {
     pub(super) metadata: StateMetadata,
     pub(super) records: Vec<AppliedRecord>,
     /// The record that stopped the run; `None` when all were applied.
-    pub(super) poison: Option<Poison>,
+    pub(super) poison: Option<PoisonRecord>,
 }
 
 /// Applies `records`, the first of which follows the one that `metadata` was applied up to, and writes all changes
-/// and the new metadata at once. Blocks its thread.
+/// and the new metadata at once. The record `skip` names is passed over untried. Blocks its thread.
 pub(super) fn apply_run(
     store: &dyn StateStore,
     machine: &dyn StateMachine,
     mut metadata: StateMetadata,
     records: &[Bytes],
+    skip: Option<SkipMark>,
 ) -> Result<AppliedRun, StateError> {
     let mut changes = Changes::new();
     let mut applied = Vec::with_capacity(records.len());
     let mut poison = None;
     for bytes in records {
         let lsn = metadata.applied_lsn.next();
-        match apply_record(store, machine, &mut metadata, &mut changes, lsn, bytes) {
-            Ok(record) => applied.push(record),
+        let hash = RecordHash::of(bytes);
+        let result = if skip == Some(SkipMark { lsn, hash }) {
+            Ok(passed_over(lsn, bytes))
+        } else {
+            apply_record(store, machine, &mut metadata, &mut changes, lsn, bytes)
+        };
+        let record = match result {
+            Ok(record) => record,
             Err(ApplyError::State(error)) => return Err(error),
             Err(ApplyError::Poison(detail)) => {
-                poison = Some(Poison { lsn, detail });
+                poison = Some(PoisonRecord {
+                    lsn,
+                    bytes: bytes.len() as u64,
+                    hash,
+                    author: passed_over(lsn, bytes).author.map(|(author, _)| author),
+                    detail,
+                });
                 break;
             }
-        }
+        };
+        metadata.applied_lsn = lsn;
+        metadata.chain.extend(lsn, record.outcome, bytes);
+        metadata.last_record = Some(hash);
+        metadata.log_bytes = metadata.log_bytes.saturating_add(bytes.len() as u64);
+        applied.push(record);
     }
     if !applied.is_empty() {
         metadata.state_machine.version = machine.version();
@@ -99,10 +111,6 @@ fn apply_record(
         }
         Verdict::Pass | Verdict::Ignore | Verdict::Note => {}
     }
-    metadata.applied_lsn = lsn;
-    metadata.chain.extend(lsn, outcome, bytes);
-    metadata.last_record = Some(RecordHash::of(bytes));
-    metadata.log_bytes = metadata.log_bytes.saturating_add(bytes.len() as u64);
     let author = match record {
         Record::Led {
             leadership, sequence, ..
@@ -116,6 +124,23 @@ fn apply_record(
         announced,
         reply,
     })
+}
+
+/// Returns what becomes of a record that an operator has passed over; also one that cannot be parsed.
+fn passed_over(lsn: Lsn, bytes: &Bytes) -> AppliedRecord {
+    let author = match Record::decode(bytes) {
+        Ok(Record::Led {
+            leadership, sequence, ..
+        }) => Some((leadership, sequence)),
+        Ok(Record::Skip { .. }) | Err(_) => None,
+    };
+    AppliedRecord {
+        lsn,
+        author,
+        outcome: Outcome::Skipped,
+        announced: None,
+        reply: Bytes::new(),
+    }
 }
 
 /// Runs the state machine. One that panics has met a record it cannot apply: the partition is blocked, the node and

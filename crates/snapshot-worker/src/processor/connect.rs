@@ -13,7 +13,7 @@ use super::{
     task::{Halt, Local, Task, halt_of_log, halt_of_read, halt_of_state},
 };
 use crate::{
-    agent::{RestoreError, RestoreOutcome, RestoreRequest},
+    agent::{RestoreError, RestoreOutcome, RestoreRequest, ReuseLocal},
     core::{
         BlockedReason, Chain, LocalFacts, LogFacts, PartitionState, RestoreKind, StartStep,
         may_replay_from_first, next_step,
@@ -78,7 +78,7 @@ impl Task {
         Err(Halt::Again)
     }
 
-    async fn look_at_log(&mut self) -> Result<(Registration, LogInfo), Halt> {
+    pub(super) async fn look_at_log(&mut self) -> Result<(Registration, LogInfo), Halt> {
         let (log, partition) = (Arc::clone(&self.log), self.replica.partition);
         let asked = Arc::clone(&log);
         let registration = self
@@ -102,7 +102,7 @@ impl Task {
         Ok((registration, info))
     }
 
-    fn log_facts(&self, registration: &Registration, info: &LogInfo) -> LogFacts {
+    pub(super) fn log_facts(&self, registration: &Registration, info: &LogInfo) -> LogFacts {
         let incarnation = registration.incarnation;
         let seen = self
             .trim_seen
@@ -262,6 +262,15 @@ impl Task {
         let applied_lsn = self.applied();
         self.step_down(&PartitionState::Restoring);
         self.close_local().await?;
+        let under_way = match applied_lsn {
+            None => self.under_way().await?,
+            Some(_) => None,
+        };
+        // What made the state a case for a rebuild may be in any of the node's files.
+        let (kind, reuse) = match under_way {
+            Some(_) => (RestoreKind::Rebuild, ReuseLocal::Nothing),
+            None => (kind, ReuseLocal::Allowed),
+        };
         self.replica.status.send_modify(|status| status.needed = None);
         self.set_state(PartitionState::Restoring);
         let request = RestoreRequest {
@@ -269,23 +278,24 @@ impl Task {
             incarnation: log.incarnation,
             trim_point: log.trim_point,
             applied_lsn,
+            reuse,
         };
         let (agent, partition) = (self.agent.clone(), self.replica.partition);
         let outcome = self
             .away(async move { agent.restore(partition, request).await })
             .await?;
-        let detail = match outcome {
+        let failure = match outcome {
             Ok(RestoreOutcome::Restored(_)) => return Ok(()),
-            Ok(RestoreOutcome::NothingUsable { detail, .. }) => detail,
-            Err(error) => return Err(Halt::Blocked(blocked_reason(&error), with_causes(&error))),
+            Ok(RestoreOutcome::NothingUsable { detail, .. }) => match may_replay_from_first(log) {
+                Ok(()) => return self.begin_empty(log.incarnation).await,
+                Err(why) => {
+                    let detail = format!("{why}, and {detail}");
+                    Halt::Blocked(BlockedReason::NoCoveringSnapshot, detail)
+                }
+            },
+            Err(error) => Halt::Blocked(blocked_reason(&error), with_causes(&error)),
         };
-        match may_replay_from_first(log) {
-            Ok(()) => self.begin_empty(log.incarnation).await,
-            Err(why) => Err(Halt::Blocked(
-                BlockedReason::NoCoveringSnapshot,
-                format!("{why}, and {detail}"),
-            )),
-        }
+        self.undo_rebuild(under_way, failure).await
     }
 
     /// Begins with an empty state before the log's first record, and makes that durable.
@@ -317,6 +327,20 @@ impl Task {
         Ok(())
     }
 
+    /// Shows that there is no local state any more.
+    pub(super) fn forget_state(&mut self) {
+        self.search = None;
+        self.replica.status.send_modify(|status| {
+            status.leader = None;
+            status.incarnation = None;
+            status.applied_lsn = None;
+            status.durable_lsn = None;
+            status.needed = None;
+            status.log_bytes = None;
+            status.chain = Default::default();
+        });
+    }
+
     async fn set_aside(&mut self, incarnation: Incarnation) -> Result<(), Halt> {
         self.step_down(&PartitionState::Opening);
         self.close_local().await?;
@@ -328,15 +352,7 @@ impl Task {
             .await;
         let folder = moved.map_err(|error| Halt::Blocked(BlockedReason::LocalState, error.to_string()))?;
         self.set_state(PartitionState::Opening);
-        self.replica.status.send_modify(|status| {
-            status.leader = None;
-            status.incarnation = None;
-            status.applied_lsn = None;
-            status.durable_lsn = None;
-            status.needed = None;
-            status.log_bytes = None;
-            status.chain = Default::default();
-        });
+        self.forget_state();
         tracing::warn!(
             partition = %self.replica.partition, %incarnation, folder = %folder.display(),
             "the log has a newer incarnation; the old local state is set aside"
@@ -366,7 +382,7 @@ fn blocked_reason(error: &RestoreError) -> BlockedReason {
 }
 
 /// Returns the error's text with those of its causes.
-fn with_causes(error: &dyn Error) -> String {
+pub(super) fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -4,6 +4,7 @@ use super::{
     apply::{AppliedRun, apply_run},
     connect::Position,
     proposer::{Append, Signal},
+    skip::SkipSearch,
     store::StateError,
     task::{Flush, Halt, LOG_ANSWER_MAX, Task, halt_of_read, halt_of_state},
 };
@@ -22,6 +23,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 enum Event {
     Stop,
     Command(super::replica::Command),
+    Order(super::rebuild::Order),
     Appended(Result<Lsn, AppendError>),
     Flushed(Result<(), StateError>),
     Read(Option<Result<RecordBatch, ReadError>>),
@@ -37,6 +39,9 @@ impl Task {
         let mut drain_until: Option<Instant> = None;
         loop {
             self.proposer.send_answers();
+            if std::mem::take(&mut self.discard_due) {
+                self.discard_set_aside().await;
+            }
             if drain_until.is_some_and(|until| self.proposer.is_idle() || Instant::now() >= until) {
                 return Halt::Stopped;
             }
@@ -50,6 +55,7 @@ impl Task {
             let event = tokio::select! {
                 () = self.stop.cancelled(), if drain_until.is_none() => Event::Stop,
                 Some(command) = self.commands.recv() => Event::Command(command),
+                Some(order) = self.orders.recv(), if drain_until.is_none() => Event::Order(order),
                 result = in_place(self.append.as_mut()) => Event::Appended(result),
                 result = in_place(self.flush.as_mut().map(|flush| &mut flush.done)) => Event::Flushed(result),
                 item = records.next() => Event::Read(item),
@@ -65,6 +71,7 @@ impl Task {
                     self.take_all(command);
                     Ok(())
                 }
+                Event::Order(order) => self.take_order(order).map_or(Ok(()), Err),
                 Event::Appended(result) => self.on_appended(result),
                 Event::Flushed(result) => self.on_flushed(result),
                 Event::Read(item) => self.on_read(item, &mut records, tail).await,
@@ -94,6 +101,8 @@ impl Task {
         let caught_up = self.applied().is_some_and(|applied| applied.next() >= tail);
         if caught_up && self.replica.status.borrow().state == PartitionState::CatchingUp {
             self.set_state(PartitionState::Active);
+            self.agent.discard_downloads(self.replica.partition);
+            self.discard_due = true;
         }
     }
 
@@ -237,7 +246,8 @@ impl Task {
         };
         let (store, machine) = (Arc::clone(&local.store), Arc::clone(&self.replica.machine));
         let metadata = local.metadata.clone();
-        let work = move || apply_run(&*store, &*machine, metadata, &run);
+        let skip = self.search.as_ref().and_then(SkipSearch::mark);
+        let work = move || apply_run(&*store, &*machine, metadata, &run, skip);
         let applied = self
             .replica
             .blocking
@@ -248,13 +258,7 @@ impl Task {
         self.absorb(applied);
         match poison {
             None => Ok(()),
-            Some(poison) => {
-                let detail = format!(
-                    "the record at {} cannot be applied: {}",
-                    poison.lsn, poison.detail
-                );
-                Err(Halt::Blocked(BlockedReason::PoisonRecord, detail))
-            }
+            Some(poison) => Err(self.at_poison(poison).await),
         }
     }
 
@@ -262,6 +266,8 @@ impl Task {
     fn absorb(&mut self, run: AppliedRun) {
         let Some(local) = &mut self.local else { return };
         local.metadata = run.metadata;
+        let applied = local.metadata.applied_lsn;
+        self.search.take_if(|search| search.lsn() <= applied);
         for record in &run.records {
             metrics::record_applied(record.outcome);
             self.proposer.applied(record);

@@ -10,7 +10,10 @@
 //!
 //! A state of another life of the log is renamed to `set-aside-<generation>-<id>` and stays until somebody deletes
 //! it by hand.
+//!
+//! A state that is being rebuilt is renamed to `set-aside-<reason>` and deleted when the partition is active again.
 
+use crate::core::RebuildReason;
 use snapshot_store::{Incarnation, PartitionId};
 use std::{
     fs::{self, File},
@@ -70,6 +73,58 @@ impl PartitionDirs {
             fs::remove_dir_all(&replaced)?;
         }
         Ok(())
+    }
+
+    /// Sets the present state aside until [`PartitionDirs::discard_set_aside`]. When one is aside already, the present
+    /// one took its place and was never active: it can be had again, and goes.
+    pub(super) fn set_aside_for_rebuild(&self, reason: RebuildReason) -> io::Result<()> {
+        let state = self.state();
+        if !state.try_exists()? {
+            return Ok(());
+        }
+        match self.rebuild_under_way()? {
+            Some(_) => fs::remove_dir_all(&state)?,
+            None => fs::rename(&state, self.aside(reason))?,
+        }
+        sync(&self.root)
+    }
+
+    /// Returns why a state is set aside to be rebuilt; `None` when none is.
+    pub(super) fn rebuild_under_way(&self) -> io::Result<Option<RebuildReason>> {
+        for reason in RebuildReason::ALL {
+            if self.aside(*reason).try_exists()? {
+                return Ok(Some(*reason));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Puts the state that was set aside on order back into use. Fails when another one is in its place.
+    pub(super) fn bring_back(&self) -> io::Result<()> {
+        let state = self.state();
+        if state.try_exists()? {
+            return Err(io::Error::other(format!("{} exists already", state.display())));
+        }
+        fs::rename(self.aside(RebuildReason::Ordered), state)?;
+        sync(&self.root)
+    }
+
+    /// Deletes what was set aside to be rebuilt; says whether there was anything.
+    pub(super) fn discard_set_aside(&self) -> io::Result<bool> {
+        let mut any = false;
+        for reason in RebuildReason::ALL {
+            let aside = self.aside(*reason);
+            if aside.try_exists()? {
+                fs::remove_dir_all(aside)?;
+                any = true;
+            }
+        }
+        Ok(any)
+    }
+
+    /// Returns the folder of a state set aside to be rebuilt.
+    pub(super) fn aside(&self, reason: RebuildReason) -> PathBuf {
+        self.root.join(format!("set-aside-{}", reason.as_str()))
     }
 
     /// Sets the present state aside for good, because it belongs to `incarnation`, which is no longer the log's.
@@ -145,6 +200,49 @@ mod tests {
         dirs.recover().unwrap();
         assert_eq!(content(&dirs.state()).as_deref(), Some("new"));
         assert!(!dirs.root.join(REPLACED).exists());
+    }
+
+    #[test]
+    fn a_state_that_is_rebuilt_is_kept_until_it_is_discarded() {
+        let (_dir, dirs) = dirs();
+        let aside = dirs.aside(RebuildReason::Corruption);
+        folder(&dirs.state(), "damaged");
+        dirs.set_aside_for_rebuild(RebuildReason::Corruption).unwrap();
+        assert_eq!(
+            (content(&aside).as_deref(), dirs.state().exists()),
+            (Some("damaged"), false)
+        );
+        // What took its place is damaged too, before it was ever active: the first one is the one to keep.
+        folder(&dirs.state(), "damaged too");
+        dirs.set_aside_for_rebuild(RebuildReason::Ordered).unwrap();
+        assert_eq!(
+            (content(&aside).as_deref(), dirs.state().exists()),
+            (Some("damaged"), false)
+        );
+        assert_eq!(dirs.rebuild_under_way().unwrap(), Some(RebuildReason::Corruption));
+        dirs.recover().unwrap();
+        folder(&dirs.state(), "sound");
+        assert!(dirs.discard_set_aside().unwrap());
+        assert!(!dirs.discard_set_aside().unwrap());
+        assert_eq!(
+            (content(&dirs.state()).as_deref(), aside.exists()),
+            (Some("sound"), false)
+        );
+    }
+
+    #[test]
+    fn only_a_state_set_aside_on_order_comes_back_and_never_over_another() {
+        let (_dir, dirs) = dirs();
+        folder(&dirs.state(), "old");
+        dirs.set_aside_for_rebuild(RebuildReason::Ordered).unwrap();
+        folder(&dirs.state(), "new");
+        assert!(dirs.bring_back().is_err());
+        fs::remove_dir_all(dirs.state()).unwrap();
+        dirs.bring_back().unwrap();
+        assert_eq!(content(&dirs.state()).as_deref(), Some("old"));
+        dirs.set_aside_for_rebuild(RebuildReason::Corruption).unwrap();
+        assert!(dirs.bring_back().is_err());
+        dirs.set_aside_for_rebuild(RebuildReason::Corruption).unwrap();
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! | `state_machine` | what an embedder writes |
 //! | `worker`, `view` | what an embedder calls |
 //! | `task`, `connect`, `follow` | the task of one partition |
+//! | `skip`, `rebuild` | a record that cannot be applied, a state that is damaged |
 //! | `apply` | a run of records into one write |
 //! | `proposer`, `propose` | getting records into the log in a term of one's own, each at most once |
 //! | `adopt` | making a forked snapshot's state this cluster's own |
@@ -20,8 +21,7 @@
 //! - A write is acknowledged only when its own record was applied as accepted.
 //! - The object store is asked only when local state and log do not suffice.
 //!
-//! Not here: scanning ahead for an operator's skip of a poison record (the partition stays blocked at it, and
-//! `Skip` records are passed over as control records), and triggering snapshots without an admin.
+//! Not here: triggering snapshots without an admin.
 
 mod adopt;
 mod apply;
@@ -32,7 +32,9 @@ mod layout;
 mod metadata;
 mod propose;
 mod proposer;
+mod rebuild;
 mod replica;
+mod skip;
 mod state_machine;
 mod store;
 mod task;
@@ -46,6 +48,8 @@ pub use inspect::inspect_state;
 pub use metadata::StateMetadata;
 pub use propose::{Applied, COMMAND_BYTES_MAX, LeadError, ProposeError};
 pub use state_machine::{ApplyError, Changes, Keyspace, StateMachine, Transaction};
-pub use store::{RocksEngine, RocksOptions, StateEngine, StateError, StateSnapshot, StateStore, StoredPair};
+pub use store::{
+    FLUSH_THREADS, RocksEngine, RocksOptions, StateEngine, StateError, StateSnapshot, StateStore, StoredPair,
+};
 pub use view::{PartitionHandle, StateFacts, StateView, ViewError};
 pub use worker::{CLOSE_PARTITION_MAX, Worker, WorkerError, WorkerOptions};

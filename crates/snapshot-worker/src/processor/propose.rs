@@ -31,7 +31,7 @@ pub enum ProposeError {
         leader: Option<(Leadership, String)>,
     },
     /// The partition is not being served here now; nothing was applied, nor ever will be.
-    #[error("the partition is {}", state.as_str())]
+    #[error("the partition is {state}")]
     NotActive {
         /// Where the replica is in its life.
         state: PartitionState,
@@ -59,6 +59,13 @@ pub enum ProposeError {
         /// What happened.
         detail: String,
     },
+    /// One of its commands could not be applied by any replica, and an operator had it passed over: it has no effect,
+    /// nor ever will have. The other commands of the proposal were applied, or will be.
+    #[error("the record at {lsn} could not be applied by any replica, and an operator had it passed over")]
+    Skipped {
+        /// The record.
+        lsn: Lsn,
+    },
     /// The partition is being closed; nothing was applied, nor ever will be.
     #[error("the partition is being closed")]
     Stopping,
@@ -74,6 +81,7 @@ impl ProposeError {
             ProposeError::Overloaded => "overloaded",
             ProposeError::Unavailable { .. } => "unavailable",
             ProposeError::Unknown { .. } => "unknown",
+            ProposeError::Skipped { .. } => "skipped",
             ProposeError::Stopping => "stopping",
         }
     }
@@ -135,7 +143,7 @@ pub enum LeadError {
         winner: Leadership,
     },
     /// The partition is not being served here now.
-    #[error("the partition is {}", state.as_str())]
+    #[error("the partition is {state}")]
     NotActive {
         /// Where the replica is in its life.
         state: PartitionState,

@@ -16,7 +16,7 @@ use super::{
     apply::AppliedRecord,
     propose::{Answer, Applied, LeadAnswer, LeadError, Proposal, ProposeError},
 };
-use crate::core::{LedBody, PartitionState, Record, next_epoch};
+use crate::core::{LedBody, Outcome, PartitionState, Record, next_epoch};
 use bytes::Bytes;
 use partition_log::{AppendError, BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
 use snapshot_store::{Leadership, Lsn, NodeId};
@@ -418,6 +418,13 @@ impl Proposer {
         if sequence - first >= sent.count as u64 {
             return;
         }
+        if record.outcome == Outcome::Skipped {
+            let error = ProposeError::Skipped { lsn: record.lsn };
+            if let Some(sent) = self.sent.remove(&first) {
+                self.outbox.push(Outgoing::Proposal(sent.answer, Err(error)));
+            }
+            return;
+        }
         sent.applied.push(Applied {
             lsn: record.lsn,
             reply: record.reply.clone(),
@@ -453,7 +460,7 @@ impl Proposer {
             }
         }
         for sent in std::mem::take(&mut self.sent).into_values() {
-            let detail = format!("the partition became {}", state.as_str());
+            let detail = format!("the partition became {state}");
             self.outbox.push(Outgoing::Proposal(
                 sent.answer,
                 Err(ProposeError::Unknown { detail }),

@@ -1,31 +1,36 @@
 //! One partition on this node, as its task, the agent and its users share it.
+//!
+//! Whoever reads the state and finds it damaged tells the task, which has it rebuilt: readers of a view, and the agent
+//! when it reads a checkpoint through, whose files are those of the state.
 
 use super::{
     adopt::adopt_state,
     inspect::{host_error, inspect_state, misfit},
     layout::PartitionDirs,
     propose::{Answer, LeadAnswer, LeadError, Proposal, ProposeError},
+    rebuild::{Order, RebuildOrder},
     state_machine::StateMachine,
-    store::{StateEngine, StateStore},
+    store::{StateEngine, StateError, StateStore},
 };
 use crate::{
     Blocking,
-    agent::{CheckpointFacts, HostError, PartitionHost},
-    core::{LedBody, PartitionState, ReplicaStatus},
+    agent::{CheckpointFacts, HostError, PartitionHost, RebuildAnswer, RebuildError, SkipError, SkipOrder},
+    core::{LedBody, PartitionState, PoisonRecord, RebuildCounts, ReplicaStatus},
 };
 use async_trait::async_trait;
+use partition_log::Log;
 use snapshot_store::{
-    Fingerprint, LeaderEpoch, Lsn, NodeId, PartitionId, ReplicaRole,
+    Fingerprint, Incarnation, LeaderEpoch, Lsn, NodeId, PartitionId, ReplicaRole,
     format::{ChainTrail, KeyRange, Manifest, StateMachineVersion},
 };
 use std::{
-    path::Path,
-    sync::{Arc, PoisonError, RwLock},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 /// What the task is asked from outside.
@@ -33,6 +38,13 @@ pub(super) enum Command {
     Propose(Proposal),
     Lead(oneshot::Sender<LeadAnswer>),
 }
+
+/// Orders that wait for the task; another one of the same kind would say the same.
+const ORDERS_MAX: usize = 8;
+
+/// How long the task may take to say whether it rebuilds its state: it looks at log and store, and waits for readers
+/// of the state.
+const REBUILD_ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// Memory for waiting proposals is given out in units of this size: a semaphore counts in 32 bits.
 const ROOM_UNIT_BYTES: usize = 1024;
@@ -47,12 +59,31 @@ pub(super) struct Replica {
     pub(super) machine: Arc<dyn StateMachine>,
     pub(super) blocking: Blocking,
     pub(super) dirs: PartitionDirs,
-    /// The open state; `None` while it is closed or being replaced.
-    pub(super) store: RwLock<Option<Arc<dyn StateStore>>>,
+    pub(super) log: Arc<dyn Log>,
+    open: RwLock<OpenState>,
     pub(super) status: watch::Sender<ReplicaStatus>,
+    /// The record that cannot be applied which was met last, and in which log.
+    poison: Mutex<Option<(Incarnation, PoisonRecord)>>,
+    /// The checkpoint made last, and of which open state.
+    checkpoint: Mutex<Option<(PathBuf, u64)>>,
     commands: mpsc::Sender<Command>,
+    orders: mpsc::Sender<Order>,
     room: Arc<Semaphore>,
     propose_timeout: Duration,
+}
+
+/// The open state; `None` while it is closed or being replaced.
+#[derive(Default)]
+struct OpenState {
+    /// Grows with every state opened, so that news of one that was replaced is known as such.
+    number: u64,
+    store: Option<Arc<dyn StateStore>>,
+}
+
+/// What the task of a replica listens to.
+pub(super) struct Inbox {
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) orders: mpsc::Receiver<Order>,
 }
 
 /// What a replica is made from; the rest it makes itself.
@@ -65,14 +96,16 @@ pub(super) struct ReplicaParts {
     pub(super) machine: Arc<dyn StateMachine>,
     pub(super) blocking: Blocking,
     pub(super) dirs: PartitionDirs,
+    pub(super) log: Arc<dyn Log>,
     pub(super) propose_timeout: Duration,
     pub(super) proposals_max: usize,
     pub(super) proposals_bytes_max: usize,
 }
 
 impl Replica {
-    pub(super) fn new(parts: ReplicaParts) -> (Arc<Self>, mpsc::Receiver<Command>) {
+    pub(super) fn new(parts: ReplicaParts) -> (Arc<Self>, Inbox) {
         let (commands, receiver) = mpsc::channel(parts.proposals_max.max(1));
+        let (orders, order_receiver) = mpsc::channel(ORDERS_MAX);
         let units = parts
             .proposals_bytes_max
             .div_ceil(ROOM_UNIT_BYTES)
@@ -92,20 +125,77 @@ impl Replica {
             machine: parts.machine,
             blocking: parts.blocking,
             dirs: parts.dirs,
-            store: RwLock::new(None),
+            log: parts.log,
+            open: RwLock::default(),
+            poison: Mutex::default(),
+            checkpoint: Mutex::default(),
             commands,
+            orders,
             room: Arc::new(Semaphore::new(units)),
             propose_timeout: parts.propose_timeout,
         };
-        (Arc::new(replica), receiver)
+        let inbox = Inbox {
+            commands: receiver,
+            orders: order_receiver,
+        };
+        (Arc::new(replica), inbox)
     }
 
+    /// Returns the open state, if there is one.
     pub(super) fn store(&self) -> Option<Arc<dyn StateStore>> {
-        self.store.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.numbered_store().1
+    }
+
+    /// Returns the open state with its number.
+    pub(super) fn numbered_store(&self) -> (u64, Option<Arc<dyn StateStore>>) {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        (open.number, open.store.clone())
+    }
+
+    /// Returns the number of the state opened last.
+    pub(super) fn opened(&self) -> u64 {
+        self.numbered_store().0
     }
 
     pub(super) fn set_store(&self, store: Option<Arc<dyn StateStore>>) {
-        *self.store.write().unwrap_or_else(PoisonError::into_inner) = store;
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        open.number += u64::from(store.is_some());
+        open.store = store;
+    }
+
+    /// Tells the task when `result` shows that the state with the number `opened` is damaged.
+    pub(super) fn note_read<T>(&self, opened: u64, result: &Result<T, StateError>) {
+        if let Err(StateError::Corrupt(detail)) = result {
+            self.note_damaged(opened, detail);
+        }
+    }
+
+    fn note_damaged(&self, opened: u64, detail: &str) {
+        let detail = detail.to_owned();
+        // When the channel is full the task has enough to do; who reads the damage again tells it again.
+        drop(self.orders.try_send(Order::Damaged { opened, detail }));
+    }
+
+    pub(super) fn set_poison(&self, incarnation: Incarnation, record: PoisonRecord) {
+        *self.poison.lock().unwrap_or_else(PoisonError::into_inner) = Some((incarnation, record));
+    }
+
+    /// Returns the record that cannot be applied which was met last; it may be passed since.
+    pub(super) fn poison_known(&self) -> Option<(Incarnation, PoisonRecord)> {
+        self.poison.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Remembers that `dir` is a checkpoint of the open state with the number `opened`.
+    fn note_checkpoint(&self, dir: &Path, opened: u64) {
+        let mut checkpoint = self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
+        *checkpoint = Some((dir.to_owned(), opened));
+    }
+
+    /// Returns the number of the state that `dir` is a checkpoint of.
+    fn checkpoint_of(&self, dir: &Path) -> Option<u64> {
+        let checkpoint = self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
+        let (made, opened) = checkpoint.as_ref()?;
+        (made == dir).then_some(*opened)
     }
 
     /// Hands records to the task and waits for their fate.
@@ -194,6 +284,7 @@ fn initial_status(partition: PartitionId, state_machine: StateMachineVersion) ->
         last_restore: None,
         damaged: Vec::new(),
         tail_seen: None,
+        rebuilds: RebuildCounts::default(),
     }
 }
 
@@ -204,19 +295,19 @@ impl PartitionHost for Replica {
     }
 
     async fn checkpoint(&self, dir: &Path) -> Result<(), HostError> {
-        let store = self
-            .store()
-            .ok_or_else(|| HostError::Unavailable("the state is not open".to_owned()))?;
+        let (opened, store) = self.numbered_store();
+        let store = store.ok_or_else(|| HostError::Unavailable("the state is not open".to_owned()))?;
         // What was applied before the checkpoint is in it; taking it from memory afterwards would claim too much.
         let before = {
             let status = self.status.borrow();
             status.applied_lsn.zip(status.log_bytes)
         };
-        let dir = dir.to_owned();
+        let target = dir.to_owned();
         self.blocking
-            .run(move || store.checkpoint(&dir))
+            .run(move || store.checkpoint(&target))
             .await
             .map_err(host_error)?;
+        self.note_checkpoint(dir, opened);
         if let Some((applied, log_bytes)) = before {
             self.note_durable(applied, log_bytes);
         }
@@ -225,9 +316,18 @@ impl PartitionHost for Replica {
 
     async fn inspect(&self, dir: &Path) -> Result<CheckpointFacts, HostError> {
         let (engine, machine) = (Arc::clone(&self.engine), Arc::clone(&self.machine));
-        let dir = dir.to_owned();
-        let read = move || inspect_state(&*engine, &*machine, &dir);
-        self.blocking.run(read).await
+        let target = dir.to_owned();
+        let read = move || inspect_state(&*engine, &*machine, &target);
+        let facts = self.blocking.run(read).await;
+        // The files of a checkpoint are those of the state it was made from.
+        if let (Err(HostError::Corrupt(detail)), Some(opened)) = (&facts, self.checkpoint_of(dir)) {
+            self.note_damaged(opened, detail);
+        }
+        facts
+    }
+
+    fn reusable_files(&self) -> Option<PathBuf> {
+        Some(self.dirs.state())
     }
 
     async fn install(&self, dir: &Path, manifest: &Manifest) -> Result<(), HostError> {
@@ -243,13 +343,18 @@ impl PartitionHost for Replica {
                 manifest.cluster, self.fingerprint
             )));
         }
+        let (lsn, log_bytes) = (manifest.lsn, manifest.log_bytes);
         let (engine, dirs) = (Arc::clone(&self.engine), self.dirs.clone());
         let (dir, manifest) = (dir.to_owned(), manifest.clone());
-        let install = move || {
+        let install = move || -> Result<(), HostError> {
             adopt_state(&*engine, &dir, &manifest)?;
             Ok(dirs.replace(&dir)?)
         };
-        self.blocking.run(install).await
+        self.blocking.run(install).await?;
+        // From here on the log must keep what follows, also before the new state is open.
+        self.status
+            .send_modify(|status| status.needed = Some((lsn, log_bytes)));
+        Ok(())
     }
 
     async fn advance(&self) -> Result<Lsn, HostError> {
@@ -263,5 +368,29 @@ impl PartitionHost for Replica {
         self.announce()
             .await
             .map_err(|error| HostError::Unavailable(error.to_string()))
+    }
+
+    fn poison(&self) -> Option<PoisonRecord> {
+        self.poison_known().map(|(_, poison)| poison)
+    }
+
+    async fn skip(&self, order: SkipOrder) -> Result<Lsn, SkipError> {
+        self.order_skip(order).await
+    }
+
+    async fn rebuild(&self, dry_run: bool) -> RebuildAnswer {
+        let gone = || RebuildError::NotNow {
+            state: self.status.borrow().state.clone(),
+        };
+        let (answer, receiver) = oneshot::channel();
+        let order = Order::Rebuild(RebuildOrder { dry_run, answer });
+        self.orders.try_send(order).map_err(|_| gone())?;
+        match timeout(REBUILD_ANSWER_MAX, receiver).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(gone()),
+            Err(_) => Err(RebuildError::Unavailable(
+                "the partition did not answer in time; look at its status before asking again".to_owned(),
+            )),
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! | `task` | the loop around it all: backoff, waiting, closing |
 //! | `connect` | from nothing to a reader at the right position: local state, log, restore |
 //! | `follow` | applying records, proposing, flushing |
+//! | `skip`, `rebuild` | what is in the way: a record that cannot be applied, a state that is damaged |
 //!
 //! Each partition has a task of its own, and a task that fails blocks its partition alone.
 
@@ -12,7 +13,9 @@ use super::{
     metadata::StateMetadata,
     propose::{LeadError, ProposeError},
     proposer::Proposer,
+    rebuild::{Order, RebuildOrder},
     replica::{Command, Replica},
+    skip::SkipSearch,
     store::{StateError, StateStore},
 };
 use crate::{
@@ -72,6 +75,10 @@ pub(super) enum Halt {
     Again,
     /// The log does not answer.
     Unavailable(String),
+    /// The local state is damaged.
+    Damaged(String),
+    /// An operator wants the local state replaced.
+    Ordered(RebuildOrder),
 }
 
 pub(super) struct Flush {
@@ -87,6 +94,7 @@ pub(super) struct Task {
     pub(super) seams: Seams,
     pub(super) pace: Pace,
     pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) orders: mpsc::Receiver<Order>,
     pub(super) stop: CancellationToken,
     pub(super) local: Option<Local>,
     pub(super) proposer: Proposer,
@@ -96,16 +104,26 @@ pub(super) struct Task {
     pub(super) flush_at: Option<Instant>,
     /// The highest trim point a reader met, and of which log: what the log says of itself may lag.
     pub(super) trim_seen: Option<(Incarnation, Lsn)>,
+    /// The record that cannot be applied and is in the way, and whether it may be passed over.
+    pub(super) search: Option<SkipSearch>,
+    /// When the state was last found damaged and set aside.
+    pub(super) damaged_at: Option<Instant>,
+    /// The partition became active: what was set aside is not needed any more.
+    pub(super) discard_due: bool,
 }
 
 impl Task {
     /// Runs until stopped, then closes the state.
     pub(super) async fn run(mut self) {
         let mut delay = self.pace.retry_min;
+        let mut interrupted: Option<Halt> = None;
         loop {
             let before = self.applied();
             // A panic is a bug; the partition is blocked by it, the node and its neighbours are not.
-            let (reason, detail) = match AssertUnwindSafe(self.attempt()).catch_unwind().await {
+            let (reason, detail) = match AssertUnwindSafe(self.attempt(interrupted.take()))
+                .catch_unwind()
+                .await
+            {
                 Ok(None) => break,
                 Ok(Some(blocked)) => blocked,
                 Err(_) => (
@@ -117,32 +135,47 @@ impl Task {
                 delay = self.pace.retry_min;
             }
             self.block(reason, detail);
-            if self.away(sleep(self.jittered(delay))).await.is_err() {
-                break;
+            match self.pause(self.jittered(delay)).await {
+                Ok(()) => {}
+                Err(Halt::Stopped) => break,
+                Err(halt) => interrupted = Some(halt),
             }
             delay = (delay * 2).min(self.pace.retry_max);
         }
         self.finish().await;
     }
 
-    /// Goes as far as possible: returns `None` when stopped, else why it is blocked.
-    async fn attempt(&mut self) -> Option<(BlockedReason, String)> {
+    /// Goes as far as possible: returns `None` when stopped, else why it is blocked. Begins with what interrupted the
+    /// wait before it.
+    async fn attempt(&mut self, mut interrupted: Option<Halt>) -> Option<(BlockedReason, String)> {
         let mut rounds = 0;
         let mut outage: Option<Instant> = None;
         let mut delay = RECONNECT_MIN;
         loop {
             let (before, began) = (self.applied(), Instant::now());
-            let halt = match self.connect().await {
-                Ok(position) => self.follow(position).await,
-                Err(halt) => halt,
+            let halt = match interrupted.take() {
+                Some(halt) => halt,
+                None => match self.connect().await {
+                    Ok(position) => self.follow(position).await,
+                    Err(halt) => halt,
+                },
             };
-            if self.applied() != before || began.elapsed() >= self.pace.log_patience + LOG_ANSWER_MAX {
+            let ordered = matches!(halt, Halt::Ordered(_));
+            let halt = self.settle(halt).await;
+            if ordered
+                || self.applied() != before
+                || began.elapsed() >= self.pace.log_patience + LOG_ANSWER_MAX
+            {
                 (rounds, outage, delay) = (0, None, RECONNECT_MIN);
             }
             rounds += 1;
             match halt {
                 Halt::Stopped => return None,
                 Halt::Blocked(reason, detail) => return Some((reason, detail)),
+                halt @ (Halt::Damaged(_) | Halt::Ordered(_)) => {
+                    interrupted = Some(halt);
+                    continue;
+                }
                 Halt::Again if rounds <= ROUNDS_MAX => {}
                 Halt::Again => {
                     let detail =
@@ -156,8 +189,10 @@ impl Task {
                     }
                 }
             }
-            if self.away(sleep(self.jittered(delay))).await.is_err() {
-                return None;
+            match self.away(sleep(self.jittered(delay))).await {
+                Ok(()) => {}
+                Err(Halt::Stopped) => return None,
+                Err(halt) => interrupted = Some(halt),
             }
             delay = (delay * 2).min(RECONNECT_MAX);
         }
@@ -180,6 +215,11 @@ impl Task {
                 () = self.stop.cancelled() => return Err(Halt::Stopped),
                 done = &mut work => return Ok(done),
                 Some(command) = self.commands.recv() => self.take(command),
+                Some(order) = self.orders.recv() => {
+                    if let Some(halt) = self.take_order(order) {
+                        return Err(halt);
+                    }
+                }
             }
             self.proposer.send_answers();
         }
@@ -335,9 +375,10 @@ pub(super) fn halt_of_log(error: LogError) -> Halt {
 
 /// Says what a failed use of the local state means.
 pub(super) fn halt_of_state(error: &StateError) -> Halt {
-    let reason = match error {
-        StateError::Newer { .. } => BlockedReason::StateVersion,
-        StateError::Corrupt(_) | StateError::Failed(_) => BlockedReason::LocalState,
-    };
-    Halt::Blocked(reason, error.to_string())
+    let detail = error.to_string();
+    match error {
+        StateError::Newer { .. } => Halt::Blocked(BlockedReason::StateVersion, detail),
+        StateError::Failed(_) => Halt::Blocked(BlockedReason::LocalState, detail),
+        StateError::Corrupt(_) => Halt::Damaged(detail),
+    }
 }

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ViewError {
     /// There is no open state.
-    #[error("the partition has no open state: it is {}", state.as_str())]
+    #[error("the partition has no open state: it is {state}")]
     NotOpen {
         /// Where the replica is in its life.
         state: PartitionState,
@@ -35,6 +35,9 @@ pub struct StateView {
     snapshot: Box<dyn StateSnapshot>,
     metadata: StateMetadata,
     role: ReplicaRole,
+    /// Who is told when the state turns out to be damaged, and the number of the state there.
+    replica: Arc<Replica>,
+    opened: u64,
 }
 
 impl StateView {
@@ -63,7 +66,9 @@ impl StateView {
     /// # Errors
     /// When the state cannot be read.
     pub fn get(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
-        self.snapshot.get(&keyspace.stored_key(key))
+        let value = self.snapshot.get(&keyspace.stored_key(key));
+        self.replica.note_read(self.opened, &value);
+        value
     }
 
     /// Returns the pairs of `keyspace` from the key `from` on, in key order.
@@ -77,6 +82,7 @@ impl StateView {
     ) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), StateError>> + 'a {
         let prefix = keyspace.prefix;
         let pairs = self.snapshot.scan(&keyspace.stored_key(from)).map(move |pair| {
+            self.replica.note_read(self.opened, &pair);
             let (key, value) = pair?;
             match key.split_first() {
                 Some((first, key)) if *first == prefix => Ok(Some((key.to_vec(), value.into_vec()))),
@@ -125,8 +131,8 @@ impl PartitionHandle {
     /// LSN and the state machine's answer.
     ///
     /// # Errors
-    /// [`ProposeError::Unknown`] when they may have been applied; after any other error none of them was, nor ever
-    /// will be.
+    /// [`ProposeError::Unknown`] when they may have been applied, and [`ProposeError::Skipped`] when one of several
+    /// will not be; after any other error none of them was, nor ever will be.
     pub async fn propose(&self, commands: Vec<Bytes>) -> Result<Vec<Applied>, ProposeError> {
         if commands.is_empty() {
             return Ok(Vec::new());
@@ -158,8 +164,11 @@ impl PartitionHandle {
         let not_open = || ViewError::NotOpen {
             state: self.replica.status.borrow().state.clone(),
         };
-        let snapshot = self.replica.store().ok_or_else(not_open)?.snapshot();
-        let metadata = read_metadata(&*snapshot)?.ok_or_else(not_open)?;
+        let (opened, store) = self.replica.numbered_store();
+        let snapshot = store.ok_or_else(not_open)?.snapshot();
+        let metadata = read_metadata(&*snapshot);
+        self.replica.note_read(opened, &metadata);
+        let metadata = metadata?.ok_or_else(not_open)?;
         let status = self.replica.status.borrow();
         let leads = |(leader, _): &(Leadership, String)| {
             status.role == ReplicaRole::Leader && leader.node == self.replica.node
@@ -173,6 +182,8 @@ impl PartitionHandle {
             snapshot,
             metadata,
             role,
+            replica: Arc::clone(&self.replica),
+            opened,
         })
     }
 
@@ -184,7 +195,9 @@ impl PartitionHandle {
         let view = self.view()?;
         let keyspaces = self.replica.machine.keyspaces();
         let read = move || {
-            let (digest, pairs) = digest(&*view.snapshot, keyspaces)?;
+            let read = digest(&*view.snapshot, keyspaces);
+            view.replica.note_read(view.opened, &read);
+            let (digest, pairs) = read?;
             Ok(StateFacts {
                 digest,
                 pairs,

@@ -5,7 +5,7 @@ use super::{
     proposer::Proposer,
     replica::{Replica, ReplicaParts},
     state_machine::StateMachine,
-    store::{RocksEngine, RocksOptions, StateEngine, StateError},
+    store::{RocksEngine, RocksOptions, StateEngine, StateError, handles},
     task::{Pace, Task},
     view::PartitionHandle,
 };
@@ -164,6 +164,9 @@ impl Worker {
     /// Starts the node's agent and opens its partitions, each as a task of its own. Waits for none of them: their
     /// states tell how far they are. Must be called within a Tokio runtime.
     ///
+    /// Raises this process's soft limit of open files as far as the partitions need and the hard limit allows, and logs
+    /// what is short.
+    ///
     /// # Errors
     /// When the data folder cannot be used, or the options name a partition that does not exist.
     pub fn start(
@@ -173,7 +176,16 @@ impl Worker {
         repository: Repository,
         seams: Seams,
     ) -> Result<Self, WorkerError> {
-        let engine = RocksEngine::new(&options.rocks).map_err(WorkerError::Engine)?;
+        // Which partitions are opened later is not known; it may be all.
+        let partitions = match options.partitions.len() {
+            0 => options.identity.partitions as usize,
+            named => named,
+        };
+        let rocks = RocksOptions {
+            tables_open_max: handles::prepare(partitions, options.rocks.tables_open_max),
+            ..options.rocks
+        };
+        let engine = RocksEngine::new(&rocks).map_err(WorkerError::Engine)?;
         Self::start_with_engine(options, machine, Arc::new(engine), log, repository, seams)
     }
 
@@ -223,6 +235,7 @@ impl Worker {
         for partition in partitions {
             worker.open_partition(partition)?;
         }
+        worker.shared.agent.discard_downloads_of_others();
         Ok(worker)
     }
 
@@ -266,7 +279,7 @@ impl Worker {
             agent,
             ..
         } = &*self.shared;
-        let (replica, commands) = Replica::new(ReplicaParts {
+        let (replica, inbox) = Replica::new(ReplicaParts {
             partition,
             node: options.node.clone(),
             fingerprint: options.identity.cluster.fingerprint,
@@ -278,6 +291,7 @@ impl Worker {
             machine: Arc::clone(machine),
             blocking: options.blocking,
             dirs: PartitionDirs::new(&options.data_dir, partition),
+            log: Arc::clone(log),
             propose_timeout: options.propose_timeout,
             proposals_max: options.proposals_max,
             proposals_bytes_max: options.proposals_bytes_max,
@@ -292,13 +306,17 @@ impl Worker {
             agent: agent.clone(),
             seams: seams.clone(),
             pace: pace(options),
-            commands,
+            commands: inbox.commands,
+            orders: inbox.orders,
             stop: stop.clone(),
             local: None,
             append: None,
             flush: None,
             flush_at: None,
             trim_seen: None,
+            search: None,
+            damaged_at: None,
+            discard_due: false,
         };
         let task = tokio::spawn(task.run());
         partitions.insert(

@@ -1,7 +1,8 @@
 //! A cluster identity in a store, and nodes with one agent each.
 
-use crate::host::FakeHost;
+use crate::{host::FakeHost, store::CountingStore};
 use futures::StreamExt as _;
+use object_store::path::Path;
 use snapshot_store::{
     ClusterSpec, Entropy, Incarnation, Lsn, ManualClock, NodeId, PartitionId, Repository, RequestId, Seams,
     Timestamp,
@@ -11,7 +12,7 @@ use snapshot_worker::{
     Blocking,
     agent::{
         AgentConfig, CreateSnapshot, ExportEvent, PublishedExport, RestoreError, RestoreOutcome,
-        RestoreRequest, SnapshotAgent,
+        RestoreRequest, ReuseLocal, SnapshotAgent,
     },
     core::{FinishedRestore, RestoreKind},
 };
@@ -43,9 +44,21 @@ pub(crate) fn seams() -> Seams {
 
 impl Cluster {
     pub(crate) async fn on(repository: Repository, dir: TempDir) -> Self {
+        Self::of(4, repository, dir).await
+    }
+
+    /// A cluster of `partitions` in a store that counts and can be told to misbehave.
+    pub(crate) async fn counted(partitions: u32) -> (Arc<CountingStore>, Self) {
+        let store = Arc::new(CountingStore::default());
+        let repository = Repository::with_store(store.clone(), Path::default(), seams());
+        let cluster = Self::of(partitions, repository, tempfile::tempdir().unwrap()).await;
+        (store, cluster)
+    }
+
+    async fn of(partitions: u32, repository: Repository, dir: TempDir) -> Self {
         let spec = ClusterSpec {
             name: "test".to_owned(),
-            partitions: 4,
+            partitions,
             key_hash: KeyHash::Blake3Mod,
         };
         let record = repository.init(&spec).await.unwrap();
@@ -165,6 +178,16 @@ impl Node {
         cluster: &Cluster,
         trim_point: u64,
     ) -> Result<RestoreOutcome, RestoreError> {
+        self.restore_reusing(cluster, trim_point, ReuseLocal::Allowed)
+            .await
+    }
+
+    pub(crate) async fn restore_reusing(
+        &self,
+        cluster: &Cluster,
+        trim_point: u64,
+        reuse: ReuseLocal,
+    ) -> Result<RestoreOutcome, RestoreError> {
         let applied_lsn = self.host.lsn().map(Lsn::new);
         let request = RestoreRequest {
             kind: if applied_lsn.is_none() {
@@ -175,6 +198,7 @@ impl Node {
             incarnation: cluster.incarnation(),
             trim_point: Lsn::new(trim_point),
             applied_lsn,
+            reuse,
         };
         tokio::time::timeout(PATIENCE, self.agent.restore(P, request))
             .await

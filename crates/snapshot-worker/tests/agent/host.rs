@@ -1,4 +1,4 @@
-//! A host whose whole state is two files.
+//! A host whose whole state is three files: one that never changes, as RocksDB's tables, and two that do.
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,10 @@ use tokio::sync::Semaphore;
 
 const FACTS: &str = "facts.json";
 const DATA: &str = "data.bin";
+/// The same at every LSN of a partition.
+pub(crate) const TABLE: &str = "000001.sst";
+/// Bytes of it.
+pub(crate) const TABLE_BYTES: u64 = 50_000;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct State {
@@ -35,7 +39,7 @@ struct State {
 
 pub(crate) struct FakeHost {
     pub(crate) partition: PartitionId,
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
     state: Mutex<Option<State>>,
     pub(crate) replica_state: Mutex<PartitionState>,
     /// A checkpoint takes a permit; closed gates hold it back.
@@ -80,6 +84,10 @@ impl FakeHost {
             digest: StateDigest::of(data.as_bytes()),
         };
         fs::create_dir_all(&self.dir).unwrap();
+        let table = self.dir.join(TABLE);
+        if !table.exists() {
+            fs::write(&table, vec![self.partition.get() as u8; TABLE_BYTES as usize]).unwrap();
+        }
         fs::write(self.dir.join(DATA), data).unwrap();
         fs::write(self.dir.join(FACTS), serde_json::to_vec(&state).unwrap()).unwrap();
         *self.state.lock().unwrap() = Some(state);
@@ -139,6 +147,7 @@ impl PartitionHost for FakeHost {
             last_restore: None,
             damaged: vec![],
             tail_seen: None,
+            rebuilds: Default::default(),
         }
     }
 
@@ -149,7 +158,7 @@ impl PartitionHost for FakeHost {
             .expect("gates are never closed for good")
             .forget();
         fs::create_dir(dir)?;
-        for name in [FACTS, DATA] {
+        for name in [FACTS, DATA, TABLE] {
             fs::copy(self.dir.join(name), dir.join(name))?;
         }
         Ok(())
@@ -183,6 +192,10 @@ impl PartitionHost for FakeHost {
                 of: 4,
             },
         })
+    }
+
+    fn reusable_files(&self) -> Option<PathBuf> {
+        Some(self.dir.clone())
     }
 
     async fn install(&self, dir: &Path, manifest: &Manifest) -> Result<(), HostError> {

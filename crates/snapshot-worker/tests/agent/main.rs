@@ -8,6 +8,8 @@ mod fork;
 mod host;
 mod identity;
 mod restore;
+mod resume;
 mod service;
 mod store;
+mod storm;
 mod verify;

@@ -215,6 +215,13 @@ async fn status_is_left_out_while_unchanged_and_policy_arrives_with_an_admins_po
     let first = client.get_status(poll("", 0)).await.unwrap().into_inner();
     assert!(!first.unchanged && !first.node_generation.is_empty());
     assert_eq!(*received.borrow(), None, "an operator sends no policy");
+    let mut of_a_reader = tonic::Request::new(poll("admin-2", first.version));
+    let role = "read".parse().unwrap();
+    of_a_reader
+        .metadata_mut()
+        .insert(snapshot_worker::agent::ROLE_METADATA, role);
+    client.get_status(of_a_reader).await.unwrap();
+    assert_eq!(*received.borrow(), None, "who may only read changes nothing");
 
     let second = client
         .get_status(poll("admin-1", first.version))
@@ -243,4 +250,38 @@ async fn status_is_left_out_while_unchanged_and_policy_arrives_with_an_admins_po
 
     let restarted = cluster.node("a");
     assert_ne!(restarted.agent.node_generation(), first.node_generation);
+}
+
+#[tokio::test]
+async fn repairs_are_refused_with_a_reason_where_there_is_nothing_to_repair() {
+    let cluster = Cluster::in_memory().await;
+    let node = cluster.node("a");
+    node.host.apply(42);
+    let mut client = serve(&node).await;
+    let skip = |record_hash: &'static [u8]| v1::SkipRecordRequest {
+        partition: 1,
+        lsn: 43,
+        record_hash: record_hash.into(),
+        reason: "because".to_owned(),
+        dry_run: false,
+    };
+    let refused = client.skip_record(skip(&[7; 32])).await.unwrap_err();
+    assert_eq!(
+        (refused.code(), reason(&refused).as_str()),
+        (Code::FailedPrecondition, "not-blocked-by-record")
+    );
+    let refused = client.skip_record(skip(&[7; 3])).await.unwrap_err();
+    assert_eq!(
+        (refused.code(), reason(&refused).as_str()),
+        (Code::InvalidArgument, "invalid-argument")
+    );
+    let rebuild = v1::RebuildPartitionRequest {
+        partition: 1,
+        dry_run: true,
+    };
+    let refused = client.rebuild_partition(rebuild).await.unwrap_err();
+    assert_eq!(
+        (refused.code(), reason(&refused).as_str()),
+        (Code::Unimplemented, "unsupported")
+    );
 }

@@ -13,12 +13,16 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
 };
+use tokio::sync::watch;
 
 #[derive(Debug, Default)]
 pub(crate) struct CountingStore {
     inner: InMemory,
     requests: AtomicUsize,
     surprise: Mutex<Option<Surprise>>,
+    reads: Mutex<Vec<String>>,
+    failing: Mutex<Option<&'static str>>,
+    held: watch::Sender<Option<&'static str>>,
 }
 
 /// What somebody else does right before an object is read.
@@ -37,6 +41,45 @@ impl CountingStore {
     /// Lets `surprise` happen once; the object whose reading triggers it is deleted too.
     pub(crate) fn arm(&self, surprise: Surprise) {
         *self.surprise.lock().unwrap() = Some(surprise);
+    }
+
+    /// From now on reading keys that end in `suffix` fails; with `None` nothing does.
+    pub(crate) fn fail_reads(&self, suffix: Option<&'static str>) {
+        *self.failing.lock().unwrap() = suffix;
+    }
+
+    /// From now on reading keys that end in `suffix` waits; with `None` nothing does, also what waits already.
+    pub(crate) fn hold_reads(&self, suffix: Option<&'static str>) {
+        self.held.send_replace(suffix);
+    }
+
+    /// Returns the keys that were read and end in `suffix`, in that order.
+    pub(crate) fn reads(&self, suffix: &str) -> Vec<String> {
+        let reads = self.reads.lock().unwrap();
+        reads
+            .iter()
+            .filter(|key| key.ends_with(suffix))
+            .cloned()
+            .collect()
+    }
+
+    async fn read(&self, location: &Path) -> Result<()> {
+        let key = location.as_ref();
+        self.reads.lock().unwrap().push(key.to_owned());
+        let free = |held: &Option<&str>| held.is_none_or(|suffix| !key.ends_with(suffix));
+        drop(self.held.subscribe().wait_for(free).await);
+        if self
+            .failing
+            .lock()
+            .unwrap()
+            .is_some_and(|suffix| key.ends_with(suffix))
+        {
+            return Err(object_store::Error::Generic {
+                store: "counting",
+                source: "the test wants this".into(),
+            });
+        }
+        Ok(())
     }
 
     fn due(&self, location: &Path) -> Option<Surprise> {
@@ -75,6 +118,7 @@ impl ObjectStore for CountingStore {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         self.count();
+        self.read(location).await?;
         if let Some(Surprise {
             put: (path, bytes), ..
         }) = self.due(location)

@@ -1,6 +1,7 @@
 //! The configuration files of a local cluster.
 
-use super::{Node, layout::Layout};
+use super::{ClusterError, Node, layout::Layout};
+use crate::wire_security::{ClientSecurity, CredentialFiles};
 use std::path::PathBuf;
 use toml::{Table, Value};
 
@@ -26,8 +27,72 @@ pub struct Settings {
     pub gone_after_ms: u64,
     /// `worker.flush_interval_ms` of the workers.
     pub flush_interval_ms: u64,
+    /// Certificates and tokens; without them the nodes speak plain gRPC.
+    pub credentials: Option<Credentials>,
     /// Sections and keys written over the rest, per role: `log`, `worker` or `admin`.
     pub overrides: Vec<(&'static str, String)>,
+}
+
+/// Certificates and tokens of a local cluster, in files that whoever starts it has made. All nodes and clients have the
+/// same certificate, for 127.0.0.1, and show it to each other.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// The CA that certifies nodes and clients.
+    pub ca: PathBuf,
+    /// The certificate.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// What all servers accept.
+    pub accepted_tokens: PathBuf,
+    /// The token of the workers.
+    pub worker_token: PathBuf,
+    /// The token of the admin, of commands and of the clients of [`super::Endpoints`].
+    pub admin_token: PathBuf,
+}
+
+impl Credentials {
+    /// Returns what a client of the cluster takes its credentials from.
+    pub fn of_client(&self) -> CredentialFiles {
+        CredentialFiles {
+            cert: Some(self.cert.clone()),
+            key: Some(self.key.clone()),
+            ca: Some(self.ca.clone()),
+            token: Some(self.admin_token.clone()),
+            ..CredentialFiles::default()
+        }
+    }
+
+    /// Returns what a command of the cluster takes its credentials from.
+    pub(super) fn environment(&self) -> [(&'static str, &PathBuf); 4] {
+        [
+            ("TIDEMARK_TLS_CA", &self.ca),
+            ("TIDEMARK_TLS_CERT", &self.cert),
+            ("TIDEMARK_TLS_KEY", &self.key),
+            ("TIDEMARK_TOKEN_FILE", &self.admin_token),
+        ]
+    }
+
+    /// Returns the sections of a node's configuration.
+    fn sections(&self, node: Node) -> Table {
+        let file = |file: &PathBuf| path(file.clone());
+        let tls = table([
+            ("cert", file(&self.cert)),
+            ("key", file(&self.key)),
+            ("client_ca", file(&self.ca)),
+            ("ca", file(&self.ca)),
+        ]);
+        let mut auth = table([("accepted_tokens", file(&self.accepted_tokens))]);
+        let token = match node {
+            Node::Log => None,
+            Node::Worker(_) => Some(&self.worker_token),
+            Node::Admin => Some(&self.admin_token),
+        };
+        if let Some(token) = token {
+            auth.insert("token_file".to_owned(), file(token));
+        }
+        table([("tls", Value::Table(tls)), ("auth", Value::Table(auth))])
+    }
 }
 
 impl Default for Settings {
@@ -43,8 +108,24 @@ impl Default for Settings {
             suspect_after_ms: 1_000,
             gone_after_ms: 2_500,
             flush_interval_ms: 300,
+            credentials: None,
             overrides: Vec::new(),
         }
+    }
+}
+
+impl Settings {
+    /// Returns the credentials of this process as a client of the cluster.
+    pub(super) fn client_security(&self) -> Result<ClientSecurity, ClusterError> {
+        let Some(credentials) = &self.credentials else {
+            return Ok(ClientSecurity::open());
+        };
+        credentials
+            .of_client()
+            .client()
+            .map_err(|faults| ClusterError::Credentials {
+                detail: faults.into_iter().map(|fault| fault.problem).collect(),
+            })
     }
 }
 
@@ -75,6 +156,9 @@ pub(super) fn render(node: Node, layout: &Layout, settings: &Settings) -> String
         Node::Admin => ("admin", admin(node, layout, settings)),
         Node::Worker(_) => ("worker", worker(node, layout, settings)),
     };
+    if let Some(credentials) = &settings.credentials {
+        merge(&mut config, credentials.sections(node));
+    }
     for (for_role, fragment) in &settings.overrides {
         let fragment = fragment.parse::<Table>();
         if let (true, Ok(fragment)) = (*for_role == role, fragment) {
@@ -191,7 +275,7 @@ mod tests {
     #[test]
     fn every_file_is_toml_and_overrides_reach_only_their_role() {
         let ports = PortBlock::take().unwrap();
-        let layout = Layout::new("/tmp/a folder".into(), 3, &ClusterStore::Folder, &ports);
+        let layout = Layout::new("/tmp/a folder".into(), 3, &ClusterStore::Folder, &ports, false);
         let settings = Settings {
             overrides: vec![("admin", "[policy]\nprune = false\n".to_owned())],
             ..Settings::default()
@@ -216,7 +300,7 @@ mod tests {
         let server = ClusterStore::Server {
             program: "s3-server".into(),
         };
-        let layout = Layout::new("/tmp/a folder".into(), 1, &server, &ports);
+        let layout = Layout::new("/tmp/a folder".into(), 1, &server, &ports, false);
         let settings = Settings::default();
         let rendered = |node| render(node, &layout, &settings);
         let (admin, worker) = (rendered(Node::Admin), rendered(Node::Worker(1)));

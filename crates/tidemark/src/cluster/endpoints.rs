@@ -1,6 +1,7 @@
 //! Where the nodes of a local cluster are reached, and clients to them.
 
 use super::{ClusterError, Node};
+use crate::wire_security::{ClientSecurity, SecuredChannel};
 use snapshot_proto::{
     kv::kv_service_client::KvServiceClient,
     v1::{
@@ -10,7 +11,7 @@ use snapshot_proto::{
     },
 };
 use std::{collections::BTreeMap, time::Duration};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -24,6 +25,7 @@ pub struct Endpoints {
     pub(super) metrics: BTreeMap<Node, String>,
     pub(super) log_admin: String,
     pub(super) workers: u32,
+    pub(super) security: ClientSecurity,
 }
 
 impl Endpoints {
@@ -47,6 +49,18 @@ impl Endpoints {
         self.workers
     }
 
+    /// Returns the credentials with which the clients of this value are made.
+    pub fn security(&self) -> &ClientSecurity {
+        &self.security
+    }
+
+    /// Returns the same addresses for clients with other credentials.
+    #[must_use]
+    pub fn with_security(mut self, security: ClientSecurity) -> Self {
+        self.security = security;
+        self
+    }
+
     /// Returns the URLs of all workers.
     pub fn worker_urls(&self) -> Vec<String> {
         (1..=self.workers)
@@ -58,7 +72,7 @@ impl Endpoints {
     ///
     /// # Errors
     /// When it does not answer.
-    pub async fn admin(&self) -> Result<AdminServiceClient<Channel>, ClusterError> {
+    pub async fn admin(&self) -> Result<AdminServiceClient<SecuredChannel>, ClusterError> {
         Ok(AdminServiceClient::new(self.connect(Node::Admin).await?))
     }
 
@@ -66,7 +80,7 @@ impl Endpoints {
     ///
     /// # Errors
     /// When it does not answer.
-    pub async fn log(&self) -> Result<LogServiceClient<Channel>, ClusterError> {
+    pub async fn log(&self) -> Result<LogServiceClient<SecuredChannel>, ClusterError> {
         Ok(LogServiceClient::new(self.connect(Node::Log).await?))
     }
 
@@ -74,7 +88,7 @@ impl Endpoints {
     ///
     /// # Errors
     /// When it does not answer.
-    pub async fn worker(&self, number: u32) -> Result<WorkerServiceClient<Channel>, ClusterError> {
+    pub async fn worker(&self, number: u32) -> Result<WorkerServiceClient<SecuredChannel>, ClusterError> {
         Ok(WorkerServiceClient::new(
             self.connect(Node::Worker(number)).await?,
         ))
@@ -84,7 +98,7 @@ impl Endpoints {
     ///
     /// # Errors
     /// When it does not answer.
-    pub async fn kv(&self, number: u32) -> Result<KvServiceClient<Channel>, ClusterError> {
+    pub async fn kv(&self, number: u32) -> Result<KvServiceClient<SecuredChannel>, ClusterError> {
         let channel = self.connect(Node::Worker(number)).await?;
         Ok(KvServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
@@ -119,7 +133,7 @@ impl Endpoints {
             .map_err(|status| self.refused(Node::Worker(number), &status))
     }
 
-    async fn connect(&self, node: Node) -> Result<Channel, ClusterError> {
+    async fn connect(&self, node: Node) -> Result<SecuredChannel, ClusterError> {
         let url = self.url(node);
         let unreachable = |error: tonic::transport::Error| ClusterError::Unreachable {
             node,
@@ -127,13 +141,17 @@ impl Endpoints {
             detail: with_sources(&error),
         };
         let endpoint = Endpoint::from_shared(url.to_owned()).map_err(unreachable)?;
-        endpoint
+        let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(REQUEST_TIMEOUT)
-            .tcp_nodelay(true)
-            .connect()
-            .await
-            .map_err(unreachable)
+            .tcp_nodelay(true);
+        let connected = self.security.channel_now(endpoint).await;
+        let connected = connected.map_err(|error| ClusterError::Unreachable {
+            node,
+            url: url.to_owned(),
+            detail: error.to_string(),
+        })?;
+        connected.map_err(unreachable)
     }
 
     fn refused(&self, node: Node, status: &tonic::Status) -> ClusterError {

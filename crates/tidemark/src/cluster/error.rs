@@ -17,6 +17,12 @@ pub enum ClusterError {
         #[source]
         source: io::Error,
     },
+    /// The credentials in the settings cannot be used.
+    #[error("the credentials cannot be used: {}", detail.join("; "))]
+    Credentials {
+        /// What is wrong with them.
+        detail: Vec<String>,
+    },
     /// All blocks of ports that may be used are taken.
     #[error("no free block of loopback ports among {tried}: end other local clusters")]
     NoPorts {

@@ -13,13 +13,20 @@ pub(super) struct Layout {
     pub(super) workers: u32,
     first_port: u16,
     pub(super) store: StorePlace,
+    tls: bool,
 }
 
 impl Layout {
     /// Ports per node: main, metrics, and one more for the log's administration.
     const PORTS: u16 = 3;
 
-    pub(super) fn new(dir: PathBuf, workers: u32, store: &ClusterStore, ports: &PortBlock) -> Self {
+    pub(super) fn new(
+        dir: PathBuf,
+        workers: u32,
+        store: &ClusterStore,
+        ports: &PortBlock,
+        tls: bool,
+    ) -> Self {
         let first_port = ports.port(0);
         let store = store.place(&bucket_in(&dir), &store_address(first_port));
         Layout {
@@ -27,6 +34,7 @@ impl Layout {
             workers,
             first_port,
             store,
+            tls,
         }
     }
 
@@ -56,11 +64,15 @@ impl Layout {
     }
 
     pub(super) fn url(&self, node: Node) -> String {
-        format!("http://{}", self.listen(node))
+        format!("{}://{}", self.scheme(), self.listen(node))
     }
 
     pub(super) fn log_admin_url(&self) -> String {
-        format!("http://{}", self.log_admin_listen())
+        format!("{}://{}", self.scheme(), self.log_admin_listen())
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.tls { "https" } else { "http" }
     }
 
     pub(super) fn data_dir(&self, node: Node) -> PathBuf {

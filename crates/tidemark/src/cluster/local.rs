@@ -73,7 +73,13 @@ impl LocalCluster {
             return Err(ClusterError::NotEmpty { path: spec.dir });
         }
         let ports = PortBlock::take()?;
-        let layout = Layout::new(spec.dir.clone(), spec.workers, &spec.store, &ports);
+        let layout = Layout::new(
+            spec.dir.clone(),
+            spec.workers,
+            &spec.store,
+            &ports,
+            spec.settings.credentials.is_some(),
+        );
         for folder in ["config", "logs", "data"] {
             make_folder(&spec.dir.join(folder))?;
         }
@@ -94,6 +100,7 @@ impl LocalCluster {
                 .collect(),
             log_admin: layout.log_admin_url(),
             workers: spec.workers,
+            security: spec.settings.client_security()?,
         };
         Ok(LocalCluster {
             spec,
@@ -168,7 +175,11 @@ impl LocalCluster {
     /// When it cannot be run, does not end in time or fails; the error has its whole output.
     pub async fn run(&self, arguments: &[&str], within: Duration) -> Result<String, ClusterError> {
         let line = format!("tidemark {}", arguments.join(" "));
-        let mut command = tokio::process::Command::from(self.command());
+        let mut command = self.command();
+        if let Some(credentials) = &self.spec.settings.credentials {
+            command.envs(credentials.environment());
+        }
+        let mut command = tokio::process::Command::from(command);
         command
             .args(arguments)
             .stdin(std::process::Stdio::null())

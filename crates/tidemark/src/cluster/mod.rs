@@ -16,7 +16,7 @@ mod process;
 mod store;
 mod wait;
 
-pub use config::Settings;
+pub use config::{Credentials, Settings};
 pub use endpoints::Endpoints;
 pub use error::ClusterError;
 pub use local::{ClusterSpec, LocalCluster};

@@ -1,13 +1,17 @@
 //! How operator commands reach the admin, and what they say when they cannot.
 
-use crate::kv::{channel, rules::MESSAGE_BYTES_MAX};
+use super::ConnectionArgs;
+use crate::{
+    kv::rules::MESSAGE_BYTES_MAX,
+    wire_security::{SecuredChannel, unanswered},
+};
 use anyhow::Context as _;
 use snapshot_proto::v1::{
     ClusterStatus, GetClusterStatusRequest, admin_service_client::AdminServiceClient,
     worker_service_client::WorkerServiceClient,
 };
 use std::time::Duration;
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 /// How long an admin may take to answer a question. Trims with verification take longer and have their own time.
@@ -24,13 +28,27 @@ pub struct AdminArgs {
         default_value = "http://127.0.0.1:7400"
     )]
     pub admin: String,
+    /// The credentials, for the admin and for workers.
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
 }
 
 impl AdminArgs {
     /// Returns a client; it connects when first used.
-    pub(super) fn client(&self) -> anyhow::Result<AdminServiceClient<Channel>> {
-        let channel = channel(self.admin.trim_end_matches('/')).context("--admin")?;
+    pub(super) fn client(&self) -> anyhow::Result<AdminServiceClient<SecuredChannel>> {
+        let security = self.connection.security()?;
+        let channel = security
+            .connect(self.admin.trim_end_matches('/'))
+            .context("--admin")?;
         Ok(AdminServiceClient::new(channel)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    /// Returns a client of the worker at `address`, with the same credentials.
+    pub(super) fn worker_client(&self, address: &str) -> anyhow::Result<WorkerServiceClient<SecuredChannel>> {
+        let channel = self.connection.security()?.connect(address)?;
+        Ok(WorkerServiceClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX))
     }
@@ -67,13 +85,14 @@ impl AdminArgs {
 
     /// Turns an error answer into a message that says what to do.
     pub(super) fn explain(&self, status: &Status) -> anyhow::Error {
+        if let Some(cause) = unanswered(status) {
+            return anyhow::anyhow!(
+                "no admin answers at {}: start it, or name another with --admin URL or TIDEMARK_ADMIN ({cause})",
+                self.admin,
+            );
+        }
         let reason = status.get_details_error_info().map(|info| info.reason);
         match (reason, status.code()) {
-            (None, Code::Unavailable) => anyhow::anyhow!(
-                "no admin answers at {}: start it, or name another with --admin URL or TIDEMARK_ADMIN ({})",
-                self.admin,
-                status.message()
-            ),
             (None, Code::Unimplemented) => {
                 anyhow::anyhow!(
                     "{} is not an admin: name one with --admin URL or TIDEMARK_ADMIN",
@@ -95,11 +114,4 @@ pub(super) fn status_text(status: &Status) -> String {
         Some(reason) => format!("{} [{reason}]", status.message()),
         None => status.message().to_owned(),
     }
-}
-
-/// Returns a client of the worker at `address`.
-pub(super) fn worker_client(address: &str) -> anyhow::Result<WorkerServiceClient<Channel>> {
-    Ok(WorkerServiceClient::new(channel(address)?)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX))
 }

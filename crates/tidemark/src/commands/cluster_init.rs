@@ -10,11 +10,8 @@
 //! A rerun with the same name and number of partitions finds the identity of the first run and completes it, with
 //! the same ids. With `--from-fork`: `cluster_fork`. Not here: disaster recovery.
 
-use super::{StoreOptionArgs, cluster_fork};
-use crate::{
-    kv::channel,
-    output::{OutputFormat, table},
-};
+use super::{ConnectionArgs, StoreOptionArgs, cluster_fork};
+use crate::output::{OutputFormat, table};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -78,6 +75,8 @@ pub struct InitArgs {
     /// Address at which the log server accepts provisioning (`admin_listen`).
     #[arg(long, value_name = "URL")]
     log_admin: String,
+    #[command(flatten)]
+    connection: ConnectionArgs,
 }
 
 impl ClusterCommand {
@@ -89,9 +88,10 @@ impl ClusterCommand {
         let ClusterCommand::Init(args) = self;
         let repository = args.options.open(&args.store)?;
         // The address is checked here, so that the message names the flag.
-        channel(&args.log_admin).context("--log-admin")?;
-        let log = crate::roles::log::connect(&args.log_admin)?;
-        let admin = crate::roles::log::connect_admin(&args.log_admin)?;
+        let security = args.connection.security()?;
+        security.check(&args.log_admin).context("--log-admin")?;
+        let log = crate::roles::log::connect(&args.log_admin, &security)?;
+        let admin = crate::roles::log::connect_admin(&args.log_admin, &security)?;
         if args.from_fork {
             let name = args.name.as_deref();
             let clone = cluster_fork::init(&repository, log.as_ref(), admin.as_ref(), name).await?;

@@ -20,6 +20,8 @@ pub struct WorkersArgs {
         default_value = "http://127.0.0.1:7310"
     )]
     workers: Vec<String>,
+    #[command(flatten)]
+    connection: super::ConnectionArgs,
 }
 
 /// What to do with keys.
@@ -114,7 +116,7 @@ impl KvCommand {
 
 impl WorkersArgs {
     async fn connect(self) -> anyhow::Result<KvClient> {
-        Ok(KvClient::connect(self.workers).await?)
+        Ok(KvClient::connect_with(self.workers, self.connection.security()?).await?)
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::{
     output::{OutputFormat, bytes, or_dash, table},
     roles,
+    wire_security::ClientSecurity,
 };
 use clap::{Args, Subcommand};
 use partition_log::{LogError, LogInfo, Registration};
@@ -35,6 +36,8 @@ pub struct InfoArgs {
         default_value = "http://127.0.0.1:7300"
     )]
     log: String,
+    #[command(flatten)]
+    connection: super::ConnectionArgs,
 }
 
 impl LogCommand {
@@ -45,13 +48,13 @@ impl LogCommand {
     pub async fn run(self, output: OutputFormat) -> anyhow::Result<ExitCode> {
         match self {
             LogCommand::Serve(args) => roles::log::run(args).await,
-            LogCommand::Info(args) => info(&args.log, output).await,
+            LogCommand::Info(args) => info(&args.log, &args.connection.security()?, output).await,
         }
     }
 }
 
-async fn info(url: &str, output: OutputFormat) -> anyhow::Result<ExitCode> {
-    let log = roles::log::connect(url)?;
+async fn info(url: &str, security: &ClientSecurity, output: OutputFormat) -> anyhow::Result<ExitCode> {
+    let log = roles::log::connect(url, security)?;
     let mut logs: Vec<(Registration, LogInfo)> = Vec::new();
     for number in 0..PARTITIONS_MAX {
         let partition = PartitionId::new(number);

@@ -5,14 +5,17 @@ pub mod cluster_init;
 pub mod config;
 pub mod kv;
 pub mod log;
+pub mod partitions;
 pub mod pause;
 pub mod snapshots;
 pub mod status;
 pub mod store;
+pub mod token;
 pub mod trim;
 
 mod admin_client;
 mod cluster_fork;
+mod connection;
 pub mod copy;
 mod render;
 pub mod restore;
@@ -21,6 +24,7 @@ pub mod sweep;
 pub mod verify;
 
 pub use admin_client::AdminArgs;
+pub use connection::ConnectionArgs;
 pub use store_args::{StoreOptionArgs, key_value, open_repository};
 
 use std::process::ExitCode;

@@ -1,10 +1,11 @@
 //! Wire values as JSON and as words, the same in every command.
 
-use crate::output::hex;
+use crate::output::{bytes, duration_ms, hex};
 use serde_json::{Value, json};
 use snapshot_proto::v1::{
-    ClusterStatus, Liveness, NodeView, PartitionState, PartitionView, PauseEntry, Reason, ReplicaRole,
-    ReplicaView, RestoreKind, SnapshotView, TrimOutcome, VerifyLevel,
+    ClusterStatus, Liveness, NodeView, PartitionState, PartitionView, PauseEntry, Reason, RebuildCount,
+    ReplicaRole, ReplicaView, RestoreKind, RestorePhase, RunningRestore, SnapshotView, TrimOutcome,
+    VerifyLevel,
 };
 use snapshot_store::Timestamp;
 
@@ -49,6 +50,7 @@ fn restore_kind(value: i32) -> &'static str {
     match RestoreKind::try_from(value) {
         Ok(RestoreKind::Bootstrap) => "bootstrap",
         Ok(RestoreKind::TrimGap) => "trim-gap",
+        Ok(RestoreKind::Rebuild) => "rebuild",
         Ok(RestoreKind::Unspecified) | Err(_) => "unknown",
     }
 }
@@ -129,16 +131,77 @@ fn replica_json(replica: &ReplicaView) -> Value {
         "durable_lsn": status.and_then(|status| status.durable_lsn),
         "needed_lsn": status.and_then(|status| status.needed_lsn),
         "log_bytes": status.and_then(|status| status.log_bytes),
+        "restore": status.and_then(|status| status.restore.as_ref()).map(restore_json),
         "last_restore": status.and_then(|status| status.last_restore.as_ref()).map(|restore| json!({
             "kind": restore_kind(restore.kind),
             "snapshot_id": restore.snapshot_id,
             "lsn": restore.lsn,
             "bytes": restore.bytes,
+            "bytes_downloaded": restore.bytes_downloaded,
+            "bytes_linked": restore.bytes_linked,
+            "bytes_resumed": restore.bytes_resumed,
             "duration_ms": restore.duration_ms,
             "damaged": restore.damaged,
         })),
         "damaged_snapshots": status.map(|status| &status.damaged_snapshots),
+        "rebuilds": status.map(|status| rebuilds_json(&status.rebuilds)),
     })
+}
+
+fn restore_json(restore: &RunningRestore) -> Value {
+    json!({
+        "phase": restore_phase(restore.phase),
+        "snapshot_id": Some(&restore.snapshot_id).filter(|id| !id.is_empty()),
+        "lsn": restore.lsn,
+        "bytes_total": restore.bytes_total,
+        "bytes_done": restore.bytes_done,
+        "bytes_downloaded": restore.bytes_downloaded,
+        "bytes_linked": restore.bytes_linked,
+        "bytes_resumed": restore.bytes_resumed,
+        "files_done": restore.files_done,
+        "files_total": restore.files_total,
+        "bytes_per_second": restore.bytes_per_second,
+        "remaining_ms": restore.remaining_ms,
+    })
+}
+
+/// Says how far a restore is, in a few words.
+pub(super) fn restore_text(restore: &RunningRestore) -> String {
+    let phase = restore_phase(restore.phase);
+    if restore.bytes_total == 0 {
+        return phase.to_owned();
+    }
+    let percent =
+        u128::from(restore.bytes_done.min(restore.bytes_total)) * 100 / u128::from(restore.bytes_total);
+    let mut text = format!("{phase} {percent} % of {}", bytes(restore.bytes_total));
+    if let Some(rate) = restore.bytes_per_second {
+        text += &format!(", {}/s", bytes(rate));
+    }
+    if let Some(remaining) = restore.remaining_ms {
+        text += &format!(", {} left", duration_ms(remaining));
+    }
+    text
+}
+
+fn restore_phase(phase: i32) -> &'static str {
+    match RestorePhase::try_from(phase) {
+        Ok(RestorePhase::Queued) => "queued",
+        Ok(RestorePhase::Choosing) => "choosing",
+        Ok(RestorePhase::Reusing) => "reusing",
+        Ok(RestorePhase::Downloading) => "downloading",
+        Ok(RestorePhase::Checking) => "checking",
+        Ok(RestorePhase::Installing) => "installing",
+        // A worker of an earlier version does not say.
+        Ok(RestorePhase::Unspecified) | Err(_) => "restoring",
+    }
+}
+
+fn rebuilds_json(rebuilds: &[RebuildCount]) -> Value {
+    rebuilds
+        .iter()
+        .map(|entry| (entry.reason.clone(), Value::from(entry.count)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 pub(super) fn snapshot_json(partition: u32, snapshot: &SnapshotView) -> Value {
@@ -190,4 +253,32 @@ pub(super) fn trim_json(outcome: &TrimOutcome) -> Value {
         "guard_lsn": outcome.guard_lsn,
         "left_behind": outcome.left_behind,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restore_says_how_far_it_is() {
+        let mut restore = RunningRestore {
+            phase: RestorePhase::Queued.into(),
+            ..RunningRestore::default()
+        };
+        assert_eq!(restore_text(&restore), "queued");
+        restore = RunningRestore {
+            phase: RestorePhase::Downloading.into(),
+            bytes_total: 4 << 20,
+            bytes_done: 3 << 20,
+            bytes_per_second: Some(1 << 20),
+            remaining_ms: Some(1000),
+            ..restore
+        };
+        let text = restore_text(&restore);
+        assert!(
+            text.starts_with("downloading 75 % of ") && text.ends_with(" left"),
+            "{text}"
+        );
+        assert_eq!(restore_json(&restore)["remaining_ms"], 1000);
+    }
 }

@@ -1,9 +1,9 @@
-//! `status`, `partitions list` and `explain`.
+//! `status` and `explain`.
 
-use super::{AdminArgs, exit, render};
+use super::{AdminArgs, render};
 use crate::output::{OutputFormat, bytes, duration_ms, or_dash, table};
-use clap::{Args, Subcommand};
-use snapshot_proto::v1::{ClusterStatus, ExplainRequest, PartitionView, ReplicaView};
+use clap::Args;
+use snapshot_proto::v1::{ClusterStatus, ExplainRequest, PartitionView, ReplicaStatus, ReplicaView};
 use snapshot_store::PartitionId;
 use std::{fmt::Write as _, process::ExitCode};
 
@@ -16,18 +16,7 @@ Examples:
   tidemark status --output json | jq '.partitions[] | {partition, trim: .trim.code}'")]
 pub struct StatusArgs {
     #[command(flatten)]
-    admin: AdminArgs,
-}
-
-/// What to do with partitions.
-#[derive(Debug, Subcommand)]
-pub enum PartitionsCommand {
-    /// Show every replica of every partition.
-    #[command(after_help = "\
-Examples:
-  tidemark partitions list
-  tidemark partitions list --output json | jq '.partitions[].replicas[] | select(.state == \"blocked\")'")]
-    List(StatusArgs),
+    pub(super) admin: AdminArgs,
 }
 
 /// Arguments of `explain`.
@@ -70,22 +59,6 @@ pub async fn explain(args: ExplainArgs, output: OutputFormat) -> anyhow::Result<
     Ok(ExitCode::SUCCESS)
 }
 
-impl PartitionsCommand {
-    /// Runs it.
-    ///
-    /// # Errors
-    /// When the admin does not answer.
-    pub async fn run(self, output: OutputFormat) -> anyhow::Result<ExitCode> {
-        let PartitionsCommand::List(args) = self;
-        let status = args.admin.cluster_status().await?;
-        let answer = serde_json::json!({
-            "partitions": status.partitions.iter().map(render::partition_json).collect::<Vec<_>>(),
-        });
-        output.print(&answer, || replicas_table(&status))?;
-        Ok(exit(true))
-    }
-}
-
 fn status_text(status: &ClusterStatus) -> String {
     let mut text = format!(
         "Cluster {} as {} sees it, tick {}\n",
@@ -123,6 +96,7 @@ fn status_text(status: &ClusterStatus) -> String {
         // Writing to a string cannot fail.
         let _ = write!(text, "\n{line}");
     }
+    text += &restores(status);
     text += &trouble(status);
     text
 }
@@ -153,6 +127,24 @@ fn partition_row(view: &PartitionView) -> [String; 10] {
     ]
 }
 
+/// Lists restores under way, with how far they are.
+fn restores(status: &ClusterStatus) -> String {
+    let mut text = String::new();
+    for view in &status.partitions {
+        for replica in &view.replicas {
+            if let Some(restore) = replica.status.as_ref().and_then(|status| status.restore.as_ref()) {
+                let far = render::restore_text(restore);
+                let _ = write!(
+                    text,
+                    "\npartition {} on {} is restoring: {far}",
+                    view.partition, replica.node
+                );
+            }
+        }
+    }
+    text
+}
+
 /// Lists replicas that cannot go on, with what to do.
 fn trouble(status: &ClusterStatus) -> String {
     let mut text = String::new();
@@ -175,7 +167,8 @@ fn trouble(status: &ClusterStatus) -> String {
     text
 }
 
-fn replicas_table(status: &ClusterStatus) -> String {
+/// Lays out every replica of every partition.
+pub(super) fn replicas_table(status: &ClusterStatus) -> String {
     let rows = status.partitions.iter().flat_map(|view| {
         view.replicas
             .iter()
@@ -190,14 +183,19 @@ fn replicas_table(status: &ClusterStatus) -> String {
         "applied",
         "durable",
         "needed",
-        "last restore",
+        "restore",
+        "rebuilds",
     ];
     format!("{}{}", table(header, rows), trouble(status))
 }
 
-fn replica_row(partition: u32, replica: &ReplicaView) -> [String; 9] {
+fn replica_row(partition: u32, replica: &ReplicaView) -> [String; 10] {
     let status = replica.status.as_ref();
+    let running = status
+        .and_then(|status| status.restore.as_ref())
+        .map(render::restore_text);
     let restored = status.and_then(|status| status.last_restore.as_ref());
+    let last = restored.map(|restore| format!("at {} in {}", restore.lsn, duration_ms(restore.duration_ms)));
     [
         partition.to_string(),
         replica.node.clone(),
@@ -207,10 +205,18 @@ fn replica_row(partition: u32, replica: &ReplicaView) -> [String; 9] {
         or_dash(status.and_then(|status| status.applied_lsn)),
         or_dash(status.and_then(|status| status.durable_lsn)),
         or_dash(status.and_then(|status| status.needed_lsn)),
-        or_dash(
-            restored.map(|restore| format!("at {} in {}", restore.lsn, duration_ms(restore.duration_ms))),
-        ),
+        or_dash(running.or(last)),
+        status.map(rebuilds).unwrap_or_default(),
     ]
+}
+
+/// Returns how often the state was rebuilt since its node started, by reason; nothing when it never was.
+fn rebuilds(status: &ReplicaStatus) -> String {
+    let each = status
+        .rebuilds
+        .iter()
+        .map(|entry| format!("{} {}", entry.count, entry.reason));
+    each.collect::<Vec<_>>().join(", ")
 }
 
 fn explained(view: Option<&PartitionView>, lines: &[String]) -> String {

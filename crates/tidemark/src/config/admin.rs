@@ -1,6 +1,6 @@
 //! Configuration of the admin.
 
-use super::{Faults, PartitionChoice, Role, RoleConfig, StoreSection};
+use super::{AuthSection, Faults, PartitionChoice, Role, RoleConfig, StoreSection, TlsSection, wire};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use snapshot_scheduler::{Policy, PolicyFault, SchedulerOptions};
@@ -25,6 +25,10 @@ pub struct AdminConfig {
     pub policy: Policy,
     /// How often the admin looks, and when it stops believing what it saw.
     pub scheduler: SchedulerOptions,
+    /// TLS.
+    pub tls: TlsSection,
+    /// Tokens.
+    pub auth: AuthSection,
 }
 
 /// Where the admin reaches the log.
@@ -70,6 +74,8 @@ impl Default for AdminConfig {
             workers: (1..=3).map(entry).collect(),
             policy: Policy::default(),
             scheduler: SchedulerOptions::default(),
+            tls: TlsSection::default(),
+            auth: AuthSection::default(),
         }
     }
 }
@@ -100,6 +106,13 @@ impl RoleConfig for AdminConfig {
         faults.http_url("log.url", &self.log.url);
         faults.http_url("log.admin_url", &self.log.admin_url);
         self.check_workers(faults);
+        let mut urls = vec![
+            ("log.url".to_owned(), self.log.url.as_str()),
+            ("log.admin_url".to_owned(), &self.log.admin_url),
+        ];
+        let workers = self.workers.iter().enumerate();
+        urls.extend(workers.map(|(at, worker)| (format!("workers[{at}].address"), worker.address.as_str())));
+        wire::check(&self.tls, &self.auth, &listens[..1], &urls, faults);
         let policy = self.policy.validate().err().into_iter().flatten();
         let scheduler = self.scheduler.validate().err().into_iter().flatten();
         for PolicyFault { key, fault } in policy.chain(scheduler) {

@@ -78,12 +78,13 @@ impl Faults {
     }
 
     pub(super) fn http_url(&mut self, key: &str, text: &str) {
-        let sound = url::Url::parse(text).is_ok_and(|url| url.scheme() == "http" && url.host().is_some());
+        let sound = url::Url::parse(text)
+            .is_ok_and(|url| ["http", "https"].contains(&url.scheme()) && url.host().is_some());
         if !sound {
             self.add(
                 key,
                 format!("{text:?} is not the address of a node"),
-                "write it as \"http://host:port\"; TLS comes with a later release",
+                "write it as \"http://host:port\", or \"https://host:port\" where it speaks TLS",
             );
         }
     }

@@ -1,6 +1,6 @@
 //! Configuration of the log server.
 
-use super::{Faults, Role, RoleConfig};
+use super::{AuthSection, Faults, Role, RoleConfig, TlsSection, wire};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -21,6 +21,10 @@ pub struct LogConfig {
     /// Folder of the log on a local disk that this node alone uses. Required. Losing it loses every record that
     /// no snapshot covers. Since 0.1.
     pub data_dir: PathBuf,
+    /// TLS.
+    pub tls: TlsSection,
+    /// Tokens.
+    pub auth: AuthSection,
 }
 
 impl Default for LogConfig {
@@ -31,6 +35,8 @@ impl Default for LogConfig {
             admin_listen: "127.0.0.1:7301".into(),
             metrics_listen: "127.0.0.1:7302".into(),
             data_dir: "/var/lib/tidemark/log-1".into(),
+            tls: TlsSection::default(),
+            auth: AuthSection::default(),
         }
     }
 }
@@ -48,6 +54,7 @@ impl RoleConfig for LogConfig {
         ];
         listens.iter().for_each(|(key, text)| faults.listen(key, text));
         faults.distinct_listens(&listens);
+        wire::check(&self.tls, &self.auth, &listens[..2], &[], faults);
         faults.data_dir("data_dir", &self.data_dir.to_string_lossy());
     }
 }

@@ -12,6 +12,7 @@ mod load;
 mod log;
 mod schema;
 mod store;
+mod wire;
 mod worker;
 
 pub use admin::{AdminConfig, AdminLogSection, WorkerEntry};
@@ -20,6 +21,8 @@ pub use load::{ENV_PREFIX, load, parse};
 pub use log::LogConfig;
 pub use schema::schema_of;
 pub use store::{ClientOptions, IncrementalChoice, StoreSection};
+pub use wire::{AuthSection, TlsSection};
+pub(crate) use wire::{Wire, read_wire};
 pub use worker::{AllWord, LimitsSection, LogSection, PartitionChoice, WorkerConfig, WorkerSection};
 
 use schemars::JsonSchema;

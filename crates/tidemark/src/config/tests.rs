@@ -91,7 +91,6 @@ fn each_fault_is_named_by_its_key() {
         (worker("partitions = [1, 1]", ""), "partitions"),
         (worker("partitions = [-1]", ""), "partitions"),
         (worker("listen = \"localhost\"", ""), "listen"),
-        (worker("listen = \"0.0.0.0:7310\"", ""), "advertise"),
         (
             worker("metrics_listen = \"127.0.0.1:7310\"", ""),
             "metrics_listen",
@@ -114,6 +113,71 @@ fn each_fault_is_named_by_its_key() {
     for (text, key) in cases {
         assert_eq!(fault_keys::<WorkerConfig>(&text, &[]), [key], "{text}");
     }
+}
+
+#[test]
+fn an_address_that_others_reach_is_refused_without_tls_and_tokens() {
+    let said = |faults: Vec<Fault>, keys: &[&str]| {
+        let found: Vec<&str> = faults.iter().map(|fault| fault.key.as_str()).collect();
+        assert_eq!(found, keys);
+        let last = faults.last().unwrap();
+        assert!(
+            last.remedy.contains("`tls.cert`") && last.remedy.contains("127.0.0.1"),
+            "{last}"
+        );
+    };
+    let own = |text: &str| check::<WorkerConfig>(text, &[]).unwrap_err();
+    said(
+        own(&worker("listen = \"0.0.0.0:7310\"", "")),
+        &["advertise", "listen"],
+    );
+    said(own(&worker("listen = \"10.0.0.4:7310\"", "")), &["listen"]);
+    let log = "node_id = \"l\"\ndata_dir = \"/d\"\nlisten = \"[::]:1\"\nadmin_listen = \"10.0.0.4:2\"\n";
+    said(
+        check::<LogConfig>(log, &[]).unwrap_err(),
+        &["listen", "admin_listen"],
+    );
+    // Metrics are plain HTTP wherever they are.
+    assert!(check::<WorkerConfig>(&worker("metrics_listen = \"0.0.0.0:7311\"", ""), &[]).is_ok());
+}
+
+#[test]
+fn credentials_are_read_and_faulted_by_their_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "0123456789abcdef0123456789abcdef").unwrap();
+    let auth = format!("[auth]\ntoken_file = {token:?}\n");
+    let near = worker("", &auth).replace("http://l:1", "http://127.0.0.1:1");
+    assert!(check::<WorkerConfig>(&near, &[]).is_ok());
+    let cases = [
+        // A token would travel unprotected.
+        (worker("", &auth), vec!["log.url"]),
+        (worker("", "[tls]\ncert = \"/nowhere\""), vec!["tls.key"]),
+        (worker("", "[tls]\nkey = \"/nowhere\""), vec!["tls.cert"]),
+        (worker("", "[tls]\nca = \"/nowhere\""), vec!["tls.ca"]),
+        (
+            worker(
+                "",
+                "[tls]\nclient_ca = \"/nowhere\"\nserver_name = \"not a name\"\n[auth]\naccepted_tokens = \"/nowhere\"\ntoken_file = \"/nowhere\"",
+            ),
+            vec![
+                "tls.client_ca",
+                "auth.accepted_tokens",
+                "tls.server_name",
+                "auth.token_file",
+            ],
+        ),
+        (worker("advertise = \"https://w:1\"", ""), vec!["advertise"]),
+    ];
+    for (text, keys) in cases {
+        assert_eq!(fault_keys::<WorkerConfig>(&text, &[]), keys, "{text}");
+    }
+    let environment = [
+        ("TIDEMARK__TLS__CA", "/nowhere"),
+        ("TIDEMARK__AUTH__TOKEN_FILE", "/nowhere"),
+    ];
+    let keys = fault_keys::<WorkerConfig>(&worker("", ""), &environment);
+    assert_eq!(keys, ["tls.ca", "auth.token_file"]);
 }
 
 #[test]

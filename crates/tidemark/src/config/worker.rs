@@ -1,6 +1,6 @@
 //! Configuration of a worker.
 
-use super::{Faults, Role, RoleConfig, StoreSection};
+use super::{AuthSection, Faults, Role, RoleConfig, StoreSection, TlsSection, wire};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -13,8 +13,8 @@ pub struct WorkerConfig {
     pub node_id: String,
     /// Where the node serves gRPC. Default: "127.0.0.1:7310". Takes effect at start. Since 0.1.
     pub listen: String,
-    /// Where others reach the node, when that differs from `listen`: `http://host:port`. Default: "", which means
-    /// `http://<listen>`. Takes effect at start. Since 0.1.
+    /// Where others reach the node, when that differs from `listen`: `http://host:port`, or `https://` with TLS. Default:
+    /// "", which means `listen` with the scheme that fits. Takes effect at start. Since 0.1.
     pub advertise: String,
     /// Where `/metrics`, `/livez` and `/readyz` are served. Default: "127.0.0.1:7311". Takes effect at start. Since 0.1.
     pub metrics_listen: String,
@@ -32,6 +32,10 @@ pub struct WorkerConfig {
     pub limits: LimitsSection,
     /// The partition processors.
     pub worker: WorkerSection,
+    /// TLS.
+    pub tls: TlsSection,
+    /// Tokens.
+    pub auth: AuthSection,
 }
 
 /// Which partitions a worker keeps replicas of.
@@ -121,6 +125,8 @@ impl Default for WorkerConfig {
             log: LogSection::default(),
             limits: LimitsSection::default(),
             worker: WorkerSection::default(),
+            tls: TlsSection::default(),
+            auth: AuthSection::default(),
         }
     }
 }
@@ -174,16 +180,49 @@ impl RoleConfig for WorkerConfig {
                     "is empty while `listen` is {:?}, which others cannot connect to",
                     self.listen
                 ),
-                "set it to the address others reach this node at, \"http://host:port\"",
+                "set it to the address others reach this node at, \"https://host:port\"",
             );
         }
         faults.data_dir("data_dir", &self.data_dir.to_string_lossy());
         self.partitions.check("partitions", faults);
         self.store.check(faults);
         faults.http_url("log.url", &self.log.url);
+        let urls = [("log.url".to_owned(), self.log.url.as_str())];
+        let speaks_tls = wire::check(&self.tls, &self.auth, &listens[..1], &urls, faults);
+        self.check_advertised_scheme(speaks_tls, faults);
         faults.at_least_one("limits.exports_max", self.limits.exports_max.into());
         faults.at_least_one("limits.restores_max", self.limits.restores_max.into());
         faults.at_least_one("worker.flush_interval_ms", self.worker.flush_interval_ms);
         faults.at_least_one("worker.flush_records", self.worker.flush_records);
+    }
+}
+
+impl WorkerConfig {
+    /// Returns where others reach the node, which listens on `address`.
+    pub(crate) fn advertised(&self, address: std::net::SocketAddr, speaks_tls: bool) -> String {
+        match self.advertise.is_empty() {
+            true => format!("{}://{address}", scheme(speaks_tls)),
+            false => self.advertise.clone(),
+        }
+    }
+
+    fn check_advertised_scheme(&self, speaks_tls: Option<bool>, faults: &mut Faults) {
+        let Some(scheme) = speaks_tls.map(scheme) else {
+            return;
+        };
+        if !self.advertise.is_empty() && !self.advertise.starts_with(&format!("{scheme}:")) {
+            faults.add(
+                "advertise",
+                format!("{:?} does not say how the node is spoken to", self.advertise),
+                format!("write it as \"{scheme}://host:port\", as `tls.cert` has it"),
+            );
+        }
+    }
+}
+
+const fn scheme(speaks_tls: bool) -> &'static str {
+    match speaks_tls {
+        true => "https",
+        false => "http",
     }
 }

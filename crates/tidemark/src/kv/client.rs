@@ -4,6 +4,7 @@
 //! client changes nothing; only a write of *another* client that came in between may be overwritten by it.
 
 use super::{error::KvError, routes::Routes, rules, service::reason};
+use crate::wire_security::{ClientSecurity, SecuredChannel, unanswered};
 use bytes::Bytes;
 use snapshot_proto::{
     kv::{
@@ -15,7 +16,7 @@ use snapshot_proto::{
 use snapshot_store::{Entropy, Fingerprint, Lsn, PartitionId, format::KeyHash};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{task::JoinSet, time::Instant};
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 /// How long one attempt may take before another node is asked.
@@ -91,6 +92,20 @@ fn rejected(status: &Status) -> KvError {
     }
 }
 
+/// Returns whether a gate refused the caller.
+fn is_refused(status: &Status) -> bool {
+    matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied)
+}
+
+/// Returns why a node did not describe itself, in words.
+fn unreachable_detail(status: &Status) -> String {
+    match unanswered(status) {
+        Some(cause) => cause,
+        None if status.message().is_empty() => status.code().description().to_owned(),
+        None => status.message().to_owned(),
+    }
+}
+
 /// Runs one attempt within its time.
 async fn attempt<T>(request: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Status> {
     match tokio::time::timeout(ATTEMPT_TIMEOUT, request).await {
@@ -102,7 +117,7 @@ async fn attempt<T>(request: impl Future<Output = Result<tonic::Response<T>, Sta
     }
 }
 
-pub(super) fn kv_service(channel: Channel) -> KvServiceClient<Channel> {
+pub(super) fn kv_service(channel: SecuredChannel) -> KvServiceClient<SecuredChannel> {
     KvServiceClient::new(channel)
         .max_decoding_message_size(rules::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(rules::MESSAGE_BYTES_MAX)
@@ -114,7 +129,7 @@ impl KvClient {
     /// # Errors
     /// When none answers within ten seconds, or an address is none.
     pub async fn connect(urls: Vec<String>) -> Result<Self, KvError> {
-        Self::connect_within(urls, CONNECT_PATIENCE).await
+        Self::connect_secured(urls, ClientSecurity::open(), CONNECT_PATIENCE).await
     }
 
     /// Like [`KvClient::connect`], with a time of the caller's choice.
@@ -122,6 +137,23 @@ impl KvClient {
     /// # Errors
     /// When none answers within `patience`, or an address is none.
     pub async fn connect_within(urls: Vec<String>, patience: Duration) -> Result<Self, KvError> {
+        Self::connect_secured(urls, ClientSecurity::open(), patience).await
+    }
+
+    /// Like [`KvClient::connect`], with credentials of the caller's choice.
+    ///
+    /// # Errors
+    /// When none answers within ten seconds, a worker refuses the credentials, or an address is none or not one for these
+    /// credentials.
+    pub async fn connect_with(urls: Vec<String>, security: ClientSecurity) -> Result<Self, KvError> {
+        Self::connect_secured(urls, security, CONNECT_PATIENCE).await
+    }
+
+    async fn connect_secured(
+        urls: Vec<String>,
+        security: ClientSecurity,
+        patience: Duration,
+    ) -> Result<Self, KvError> {
         if urls.is_empty() {
             return Err(KvError::NoWorkers);
         }
@@ -130,7 +162,7 @@ impl KvClient {
             .map(|url| url.trim_end_matches('/').to_owned())
             .collect();
         let entropy = Entropy::from_os();
-        let routes = Routes::new(urls);
+        let routes = Routes::new(urls, security);
         let description = describe(&routes, patience, &entropy).await?;
         let key_hash = match description.key_hash.as_str() {
             "blake3-mod" => KeyHash::Blake3Mod,
@@ -329,7 +361,7 @@ impl KvClient {
     async fn at_leader<T, F>(
         &self,
         partition: PartitionId,
-        send: impl Fn(KvServiceClient<Channel>) -> F,
+        send: impl Fn(KvServiceClient<SecuredChannel>) -> F,
     ) -> Result<T, KvError>
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
@@ -379,7 +411,9 @@ async fn describe(routes: &Routes, patience: Duration, entropy: &Entropy) -> Res
             match attempt(service.describe(DescribeRequest {})).await {
                 Ok(description) if description.partitions > 0 => return Ok(description),
                 Ok(_) => detail = "it belongs to no cluster yet".to_owned(),
-                Err(status) => detail = status.message().to_owned(),
+                // Asking others, or again, would give the same answer.
+                Err(status) if is_refused(&status) => return Err(rejected(&status)),
+                Err(status) => detail = unreachable_detail(&status),
             }
         }
         if started.elapsed() >= patience {

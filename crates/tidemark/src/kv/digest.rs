@@ -5,7 +5,6 @@
 use super::{
     client::{KvClient, kv_service},
     error::KvError,
-    routes::channel,
 };
 use snapshot_proto::kv::{Pair, ScanReply, ScanRequest};
 use snapshot_store::{Lsn, PairDigest, PartitionId, StateDigest};
@@ -138,7 +137,7 @@ impl KvClient {
     async fn open_scan(&self, partition: PartitionId, leader: Option<&String>) -> Result<Source, KvError> {
         let mut last = String::from("no worker is known");
         for address in leader.into_iter().chain(self.routes().endpoints()) {
-            let mut service = kv_service(channel(address)?);
+            let mut service = kv_service(self.routes().own_channel(address)?);
             match service
                 .scan(ScanRequest {
                     partition: partition.get(),

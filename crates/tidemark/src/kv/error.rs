@@ -1,6 +1,7 @@
 //! What can go wrong between the client and the cluster.
 
-use super::{import::ImportError, routes::AddressError, rules::Refusal};
+use super::{import::ImportError, rules::Refusal};
+use crate::wire_security::AddressError;
 use snapshot_store::PartitionId;
 
 /// A request to the cluster did not succeed.

@@ -19,8 +19,6 @@ pub use client::KvClient;
 pub use digest::{ClusterDigest, PartitionScan};
 pub use error::KvError;
 pub use importer::{ImportProgress, ImportReport};
-pub use routes::AddressError;
-pub(crate) use routes::channel;
 
 #[cfg(test)]
 mod tests;

@@ -33,6 +33,8 @@ pub mod reason {
     pub const WRONG_PARTITION: &str = "wrong-partition";
     /// The write may or may not have taken effect.
     pub const UNKNOWN_OUTCOME: &str = "unknown-outcome";
+    /// The write could not be applied by any replica, and an operator had it passed over: it has no effect.
+    pub const SKIPPED: &str = "skipped";
     /// The node is stopping.
     pub const STOPPING: &str = "stopping";
     /// Too many writes wait already.
@@ -143,6 +145,7 @@ fn propose_status(partition: PartitionId, error: ProposeError) -> Status {
         ProposeError::Overloaded => refused(Code::ResourceExhausted, reason::OVERLOADED, message, &[]),
         ProposeError::Unavailable { .. } => refused(Code::Unavailable, reason::LOG_UNAVAILABLE, message, &[]),
         ProposeError::Unknown { .. } => refused(Code::Unknown, reason::UNKNOWN_OUTCOME, message, &[]),
+        ProposeError::Skipped { .. } => refused(Code::Aborted, reason::SKIPPED, message, &[]),
         ProposeError::Stopping => refused(Code::Unavailable, reason::STOPPING, message, &[]),
     }
 }

@@ -5,11 +5,10 @@ use super::{
     client::kv_service,
     import::Pair,
     machine::KvMachine,
-    routes::channel,
     rules,
     service::{KvServer, reason},
 };
-use crate::commands::cluster_init;
+use crate::{commands::cluster_init, wire_security::ClientSecurity};
 use bytes::Bytes;
 use partition_log::embedded::{EmbeddedLog, EmbeddedOptions};
 use snapshot_proto::kv::{GetRequest, Operation, ScanRequest, WriteRequest, operation::Change};
@@ -228,7 +227,7 @@ async fn an_import_keeps_the_last_value_of_each_key() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_names_the_leader_instead_of_writing() {
     let nodes = Nodes::start().await;
-    let mut follower = kv_service(channel(&nodes.urls[0]).unwrap());
+    let mut follower = kv_service(ClientSecurity::open().connect(&nodes.urls[0]).unwrap());
     let key = key_of(1, "k");
     let mut attempts = 0;
     let status = loop {
@@ -262,7 +261,7 @@ async fn a_follower_names_the_leader_instead_of_writing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_refuses_what_the_client_would_not_send() {
     let nodes = Nodes::start().await;
-    let mut service = kv_service(channel(&nodes.urls[0]).unwrap());
+    let mut service = kv_service(ClientSecurity::open().connect(&nodes.urls[0]).unwrap());
     let (own, stray) = (key_of(0, "k"), key_of(1, "k"));
     let large = vec![0; rules::VALUE_BYTES_MAX + 1];
     let cases = [
@@ -316,7 +315,7 @@ async fn the_server_refuses_what_the_client_would_not_send() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_partition_scans_as_one_empty_message_with_its_lsn() {
     let nodes = Nodes::start().await;
-    let mut service = kv_service(channel(&nodes.urls[0]).unwrap());
+    let mut service = kv_service(ClientSecurity::open().connect(&nodes.urls[0]).unwrap());
     let mut scan = service
         .scan(ScanRequest { partition: 0 })
         .await

@@ -5,10 +5,13 @@ use super::{
     identity::{self, NamedLog},
     log::{connect, connect_admin},
     metrics,
-    serve::{Servers, announce_ready, bind},
+    serve::{Servers, announce_ready, bind, bind_service, credentials},
     stop,
 };
-use crate::config::{self, AdminConfig, WorkerEntry};
+use crate::{
+    config::{self, AdminConfig, WorkerEntry},
+    wire_security::ClientSecurity,
+};
 use anyhow::Context as _;
 use snapshot_scheduler::{GrpcWorker, Scheduler, WorkerSpec};
 use snapshot_store::{NodeId, Seams};
@@ -23,14 +26,15 @@ use tokio_util::sync::CancellationToken;
 pub async fn run(args: RoleArgs) -> anyhow::Result<ExitCode> {
     let config: AdminConfig = config::load(&args.config)?;
     let stop = stop::requested(args.exit_on_stdin_close)?;
-    let service = bind("listen", &config.listen).await?;
+    let seams = Seams::real();
+    let wire = credentials(&config.tls, &config.auth, seams.clock.clone())?;
+    let service = bind_service("listen", &config.listen, &wire.server).await?;
     let metrics_port = bind("metrics_listen", &config.metrics_listen).await?;
-    let mut servers = Servers::start(metrics_port, metrics::install()?);
+    let mut servers = Servers::start(metrics_port, metrics::install()?, wire.server);
     snapshot_scheduler::metrics::describe();
 
-    let seams = Seams::real();
     let repository = config.store.open(seams.clone())?;
-    let log = connect(&config.log.url)?;
+    let log = connect(&config.log.url, &wire.client)?;
     let node = NodeId::new(config.node_id.clone())?;
     let named = NamedLog {
         log: log.as_ref(),
@@ -47,9 +51,9 @@ pub async fn run(args: RoleArgs) -> anyhow::Result<ExitCode> {
         .admin(node.clone())
         .cluster(&record)
         .log(log)
-        .log_admin(connect_admin(&config.log.admin_url)?)
+        .log_admin(connect_admin(&config.log.admin_url, &wire.client)?)
         .repository(repository)
-        .workers(workers(&config.workers, record.partitions)?)
+        .workers(workers(&config.workers, record.partitions, &wire.client)?)
         .seams(seams)
         .build()?;
     let handle = scheduler.handle();
@@ -94,9 +98,15 @@ impl Running {
 }
 
 /// Turns the configured workers into what the scheduler takes.
-fn workers(entries: &[WorkerEntry], partitions: u32) -> anyhow::Result<Vec<WorkerSpec>> {
+fn workers(
+    entries: &[WorkerEntry],
+    partitions: u32,
+    security: &ClientSecurity,
+) -> anyhow::Result<Vec<WorkerSpec>> {
     let spec = |(at, entry): (usize, &WorkerEntry)| {
-        let client = GrpcWorker::new(&entry.address).with_context(|| format!("workers[{at}].address"))?;
+        let key = || format!("workers[{at}].address");
+        let endpoint = GrpcWorker::endpoint(&entry.address).with_context(key)?;
+        let client = GrpcWorker::intercepted(security.channel(endpoint).with_context(key)?);
         Ok(WorkerSpec {
             node: NodeId::new(entry.node_id.clone())?,
             address: entry.address.clone(),

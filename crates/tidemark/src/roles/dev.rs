@@ -5,7 +5,7 @@ use super::{
     admin, identity,
     log::open,
     metrics,
-    serve::{Bound, Servers, bind, data_dir},
+    serve::{Bound, Servers, bind, bind_service, data_dir},
     stop, worker,
 };
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     config::{PartitionChoice, StoreSection, WorkerConfig},
     kv::service::KvServer,
     output::OutputFormat,
+    wire_security::ServerSecurity,
 };
 use anyhow::Context as _;
 use clap::Args;
@@ -72,19 +73,21 @@ pub struct DevArgs {
 /// When a port or the folder cannot be used.
 pub async fn run(args: DevArgs, output: OutputFormat) -> anyhow::Result<ExitCode> {
     let stop = stop::requested(args.exit_on_stdin_close)?;
-    let admin_port = bind("--listen", &args.listen.to_string()).await?;
+    // To play with: whoever is on this machine may do anything.
+    let security = ServerSecurity::open();
+    let admin_port = bind_service("--listen", &args.listen.to_string(), &security).await?;
     let metrics_port = bind("--listen", &next_port(args.listen, 1).to_string()).await?;
     let mut worker_ports = Vec::new();
     for number in 0..args.workers {
         let address = next_port(args.worker_listen, 10 * number);
-        worker_ports.push(bind("--worker-listen", &address.to_string()).await?);
+        worker_ports.push(bind_service("--worker-listen", &address.to_string(), &security).await?);
     }
     data_dir(&args.dir)?;
     let folder = args
         .dir
         .canonicalize()
         .with_context(|| format!("{} cannot be used", args.dir.display()))?;
-    let mut servers = Servers::start(metrics_port, metrics::install()?);
+    let mut servers = Servers::start(metrics_port, metrics::install()?, security);
     snapshot_worker::metrics::describe();
     snapshot_scheduler::metrics::describe();
 

@@ -29,6 +29,22 @@ pub enum RoleError {
         #[source]
         source: io::Error,
     },
+    /// It would be reachable from other machines without protection.
+    #[error(
+        "`{key}` = {address} is not loopback, and gRPC is not protected there: set `tls.cert`, `tls.key` and `auth.accepted_tokens`, or listen on 127.0.0.1"
+    )]
+    Exposed {
+        /// The address.
+        address: SocketAddr,
+        /// The configuration key it came from.
+        key: &'static str,
+    },
+    /// The credentials cannot be used.
+    #[error("the credentials cannot be used:{}", faults.iter().map(|fault| format!("\n  {fault}")).collect::<String>())]
+    Credentials {
+        /// All that is wrong with them.
+        faults: Vec<crate::config::Fault>,
+    },
     /// The data folder cannot be created.
     #[error("cannot create the data folder {} (`data_dir`); check its parent and its permissions", path.display())]
     DataDir {

@@ -2,31 +2,37 @@
 
 use super::{
     RoleArgs, log_metrics, metrics,
-    serve::{Servers, announce_ready, bind, data_dir},
+    serve::{Servers, announce_ready, bind, bind_service, credentials, data_dir},
     stop,
 };
-use crate::config::{self, LogConfig};
+use crate::{
+    config::{self, LogConfig},
+    wire_security::ClientSecurity,
+};
 use partition_log::{
     Log, LogAdmin,
     embedded::{EmbeddedLog, EmbeddedOptions},
     remote::{self, RemoteLog, RemoteLogAdmin},
 };
+use snapshot_store::SystemClock;
 use std::{path::Path, process::ExitCode, sync::Arc};
 
 /// Returns a client of the log at `url`; it connects when first used.
 ///
 /// # Errors
-/// When `url` is no address.
-pub fn connect(url: &str) -> anyhow::Result<Arc<dyn Log>> {
-    Ok(Arc::new(RemoteLog::connect_lazy(url)?))
+/// When `url` is no address, or not one for these credentials.
+pub fn connect(url: &str, security: &ClientSecurity) -> anyhow::Result<Arc<dyn Log>> {
+    let channel = security.channel(remote::endpoint(url)?)?;
+    Ok(Arc::new(RemoteLog::intercepted(channel)))
 }
 
 /// Returns a client that may trim and provision; `url` is the log's `admin_listen`.
 ///
 /// # Errors
-/// When `url` is no address.
-pub fn connect_admin(url: &str) -> anyhow::Result<Arc<dyn LogAdmin>> {
-    Ok(Arc::new(RemoteLogAdmin::connect_lazy(url)?))
+/// When `url` is no address, or not one for these credentials.
+pub fn connect_admin(url: &str, security: &ClientSecurity) -> anyhow::Result<Arc<dyn LogAdmin>> {
+    let channel = security.channel(remote::endpoint(url)?)?;
+    Ok(Arc::new(RemoteLogAdmin::intercepted(channel)))
 }
 
 /// Opens the log in `folder`.
@@ -43,11 +49,12 @@ pub(super) async fn open(folder: &Path) -> anyhow::Result<EmbeddedLog> {
 pub async fn run(args: RoleArgs) -> anyhow::Result<ExitCode> {
     let config: LogConfig = config::load(&args.config)?;
     let stop = stop::requested(args.exit_on_stdin_close)?;
-    let service = bind("listen", &config.listen).await?;
-    let admin = bind("admin_listen", &config.admin_listen).await?;
+    let wire = credentials(&config.tls, &config.auth, Arc::new(SystemClock))?;
+    let service = bind_service("listen", &config.listen, &wire.server).await?;
+    let admin = bind_service("admin_listen", &config.admin_listen, &wire.server).await?;
     let metrics_port = bind("metrics_listen", &config.metrics_listen).await?;
     data_dir(&config.data_dir)?;
-    let mut servers = Servers::start(metrics_port, metrics::install()?);
+    let mut servers = Servers::start(metrics_port, metrics::install()?, wire.server);
 
     servers.readiness().not_ready("opening the log");
     let log = open(&config.data_dir).await?;

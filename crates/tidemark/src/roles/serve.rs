@@ -5,16 +5,21 @@ use super::{
     metrics::{self, Readiness},
     stop::DRAIN_MAX,
 };
+use crate::{
+    config::{self, AuthSection, TlsSection, Wire},
+    wire_security::{self, ServerSecurity},
+};
 use metrics_exporter_prometheus::PrometheusHandle;
 use partition_log::remote::server_builder;
 use snapshot_proto::DESCRIPTORS;
-use std::{io, net::SocketAddr, path::Path};
+use snapshot_store::Clock;
+use std::{io, net::SocketAddr, path::Path, sync::Arc};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::{service::RoutesBuilder, transport::server::TcpIncoming};
 use tonic_health::server::HealthReporter;
 
-/// A port that is held and not yet served.
+/// A port that is held and not yet served; only [`bind_service`] hands one out for gRPC.
 pub(super) struct Bound {
     listener: TcpListener,
     pub(super) address: SocketAddr,
@@ -35,6 +40,32 @@ pub(super) async fn bind(key: &'static str, text: &str) -> Result<Bound, RoleErr
     Ok(Bound { listener, address })
 }
 
+/// Binds `text`, which came from the configuration key `key`, for gRPC services. Ports that other machines reach are
+/// refused unless `security` protects them.
+pub(super) async fn bind_service(
+    key: &'static str,
+    text: &str,
+    security: &ServerSecurity,
+) -> Result<Bound, RoleError> {
+    let bound = bind(key, text).await?;
+    match security.may_listen(bound.address) {
+        true => Ok(bound),
+        false => Err(RoleError::Exposed {
+            address: bound.address,
+            key,
+        }),
+    }
+}
+
+/// Reads the credentials of a node; `clock` decides when a token has expired.
+pub(super) fn credentials(
+    tls: &TlsSection,
+    auth: &AuthSection,
+    clock: Arc<dyn Clock>,
+) -> Result<Wire, RoleError> {
+    config::read_wire(tls, auth, clock).map_err(|faults| RoleError::Credentials { faults })
+}
+
 /// Creates the data folder, if need be.
 pub(super) fn data_dir(path: &Path) -> Result<(), RoleError> {
     std::fs::create_dir_all(path).map_err(|source| RoleError::DataDir {
@@ -49,16 +80,20 @@ pub(super) struct Servers {
     tasks: JoinSet<Result<(), RoleError>>,
     reporters: Vec<HealthReporter>,
     readiness: Readiness,
+    security: ServerSecurity,
 }
 
 impl Servers {
-    /// Serves metrics at once; the node is not ready yet.
-    pub(super) fn start(metrics: Bound, handle: PrometheusHandle) -> Self {
+    /// Serves metrics at once, and says how the rest will be protected; the node is not ready yet.
+    pub(super) fn start(metrics: Bound, handle: PrometheusHandle, security: ServerSecurity) -> Self {
+        tracing::info!("{security}");
+        wire_security::metrics::describe();
         let servers = Servers {
             stop: CancellationToken::new(),
             tasks: JoinSet::new(),
             reporters: Vec::new(),
             readiness: Readiness::default(),
+            security,
         };
         // It outlives the others, so that what happens while stopping can still be seen; the process's end ends it.
         let endpoint = metrics::serve(
@@ -94,7 +129,9 @@ impl Servers {
         // A builder's own `tcp_nodelay` does not reach a listener that is handed in; without it every small answer
         // waits some 40 ms for the peer's delayed acknowledgement.
         let incoming = TcpIncoming::from(bound.listener).with_nodelay(Some(true));
-        let serving = server_builder()
+        let protected = self.security.apply(server_builder());
+        let serving = protected
+            .map_err(|source| RoleError::Server { address, source })?
             .add_routes(routes.routes())
             .serve_with_incoming_shutdown(incoming, self.stop.clone().cancelled_owned());
         self.tasks.spawn(async move {

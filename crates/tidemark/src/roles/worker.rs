@@ -5,7 +5,7 @@ use super::{
     identity::{self, NamedLog},
     log::connect,
     metrics,
-    serve::{Servers, announce_ready, bind, data_dir},
+    serve::{Servers, announce_ready, bind, bind_service, credentials, data_dir},
     stop,
 };
 use crate::{
@@ -28,15 +28,16 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 pub async fn run(args: RoleArgs) -> anyhow::Result<ExitCode> {
     let config: WorkerConfig = config::load(&args.config)?;
     let stop = stop::requested(args.exit_on_stdin_close)?;
-    let service = bind("listen", &config.listen).await?;
+    let seams = Seams::real();
+    let wire = credentials(&config.tls, &config.auth, seams.clock.clone())?;
+    let service = bind_service("listen", &config.listen, &wire.server).await?;
     let metrics_port = bind("metrics_listen", &config.metrics_listen).await?;
     data_dir(&config.data_dir)?;
-    let mut servers = Servers::start(metrics_port, metrics::install()?);
+    let mut servers = Servers::start(metrics_port, metrics::install()?, wire.server.clone());
     snapshot_worker::metrics::describe();
 
-    let seams = Seams::real();
     let repository = config.store.open(seams.clone())?;
-    let log = connect(&config.log.url)?;
+    let log = connect(&config.log.url, &wire.client)?;
     let node = NodeId::new(config.node_id.clone())?;
     let named = NamedLog {
         log: log.as_ref(),
@@ -51,10 +52,7 @@ pub async fn run(args: RoleArgs) -> anyhow::Result<ExitCode> {
     let partitions = identity::chosen("partitions", &config.partitions, identity.partitions)?;
 
     let address = service.address;
-    let advertise = match config.advertise.is_empty() {
-        true => format!("http://{address}"),
-        false => config.advertise.clone(),
-    };
+    let advertise = config.advertised(address, wire.server.speaks_tls());
     let options = options(&config, identity.clone(), partitions, advertise);
     let worker = start(options, log, repository, seams)?;
     servers

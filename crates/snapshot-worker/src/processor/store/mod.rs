@@ -3,9 +3,10 @@
 //! The engine's own write-ahead log is off: the partition's log is the log. What counts as stored is what a flush
 //! has made safe, and a flush makes safe whole batches, metadata included.
 
+pub(super) mod handles;
 mod rocks;
 
-pub use rocks::{RocksEngine, RocksOptions};
+pub use rocks::{FLUSH_THREADS, RocksEngine, RocksOptions};
 
 use super::{
     metadata::{METADATA_KEY, StateMetadata},

@@ -17,8 +17,11 @@ pub struct RocksOptions {
     pub block_cache_bytes: usize,
     /// Memory for changes not flushed yet, over all partitions; above it, flushes come earlier.
     pub write_buffers_bytes: usize,
-    /// Threads for compaction, over all partitions.
+    /// Threads for compaction, over all partitions. Flushes have [`FLUSH_THREADS`] of their own, so that none waits
+    /// behind a compaction.
     pub background_threads: i32,
+    /// Tables that one partition keeps open at most. The worker lowers it when the limit of open files demands that.
+    pub tables_open_max: u32,
 }
 
 impl Default for RocksOptions {
@@ -27,9 +30,13 @@ impl Default for RocksOptions {
             block_cache_bytes: 64 << 20,
             write_buffers_bytes: 128 << 20,
             background_threads: 2,
+            tables_open_max: 1024,
         }
     }
 }
+
+/// Threads for flushes, over all partitions of all engines of a process.
+pub const FLUSH_THREADS: i32 = 2;
 
 /// Changes of one partition not flushed yet, above which RocksDB flushes by itself.
 const WRITE_BUFFER_BYTES: usize = 16 << 20;
@@ -38,6 +45,10 @@ const ARENA_BLOCK_BYTES: usize = 128 << 10;
 /// Small files and a small base level make successive snapshots share most of their files.
 const FILE_BYTES: u64 = 8 << 20;
 const BASE_LEVEL_BYTES: u64 = 16 << 20;
+/// A manifest grows with every flush and is part of every snapshot: above this it is written anew.
+const MANIFEST_BYTES_MAX: usize = 1 << 20;
+/// Files that RocksDB sets aside for itself from the number of files it may open.
+const OTHER_FILES: u32 = 10;
 
 /// Opens RocksDB databases that share memory and threads.
 pub struct RocksEngine {
@@ -45,14 +56,15 @@ pub struct RocksEngine {
 }
 
 impl RocksEngine {
-    /// Prepares what all databases of a node share.
+    /// Prepares what all databases of a node share. The threads are RocksDB's own, shared by the whole process; the last
+    /// engine made says how many there are.
     ///
     /// # Errors
     /// When RocksDB cannot set up its environment.
     pub fn new(options: &RocksOptions) -> Result<Self, StateError> {
         let mut env = Env::new()?;
         env.set_background_threads(options.background_threads.max(1));
-        env.set_high_priority_background_threads(1);
+        env.set_high_priority_background_threads(FLUSH_THREADS);
         // No stall: a partition that writes too much must not hold up its neighbours.
         let buffers = WriteBufferManager::new_write_buffer_manager(options.write_buffers_bytes, false);
 
@@ -71,6 +83,12 @@ impl RocksEngine {
         database.set_target_file_size_base(FILE_BYTES);
         database.set_max_bytes_for_level_base(BASE_LEVEL_BYTES);
         database.set_max_background_jobs(2);
+        let files = options.tables_open_max.saturating_add(OTHER_FILES);
+        database.set_max_open_files(i32::try_from(files).unwrap_or(i32::MAX));
+        database.set_max_manifest_file_size(MANIFEST_BYTES_MAX);
+        // Of hundreds of databases, each would wake up to write statistics that nobody reads.
+        database.set_stats_dump_period_sec(0);
+        database.set_stats_persist_period_sec(0);
         database.set_keep_log_file_num(1);
         database.set_log_level(LogLevel::Warn);
         database.set_block_based_table_factory(&blocks);

@@ -10,15 +10,15 @@ use crate::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{StreamExt, stream::BoxStream};
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, memory::InMemory, path::Path,
 };
 use partition_log::{Base, Log, LogAdmin, Registration, memory::MemoryLog};
 use snapshot_store::{
     ClusterIdentity, ClusterSpec, Entropy, Incarnation, IncarnationId, LeaderEpoch, Leadership, Lsn,
-    ManualClock, NodeId, PartitionId, Repository, RequestId, Seams, Timestamp, format::KeyHash,
+    ManualClock, NodeId, PartitionId, Repository, RequestId, Seams, SnapshotId, Timestamp, format::KeyHash,
 };
 use std::{
     fmt,
@@ -28,6 +28,7 @@ use std::{
     },
     time::Duration,
 };
+use tokio::sync::watch;
 
 pub(super) const P0: PartitionId = PartitionId::new(0);
 pub(super) const P1: PartitionId = PartitionId::new(1);
@@ -102,9 +103,15 @@ pub(super) struct CountingStore {
     inner: InMemory,
     requests: AtomicUsize,
     off: AtomicBool,
+    held: watch::Sender<bool>,
 }
 
 impl CountingStore {
+    /// Lets reads of RocksDB's tables wait, or go on.
+    pub(super) fn hold_tables(&self, held: bool) {
+        self.held.send_replace(held);
+    }
+
     pub(super) fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }
@@ -149,6 +156,9 @@ impl ObjectStore for CountingStore {
 
     async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
         self.request()?;
+        if at.as_ref().ends_with(".sst") {
+            drop(self.held.subscribe().wait_for(|held| !held).await);
+        }
         self.inner.get_opts(at, options).await
     }
 
@@ -205,7 +215,7 @@ pub(super) fn record(epoch: u64, by: &str, sequence: u64, body: LedBody) -> Byte
     .encode()
 }
 
-/// A cluster of two partitions without workers.
+/// A cluster without workers, of two partitions unless a test wants more.
 pub(super) struct Bed {
     pub(super) log: MemoryLog,
     pub(super) store: Arc<CountingStore>,
@@ -213,20 +223,25 @@ pub(super) struct Bed {
     pub(super) cluster: ClusterIdentity,
     pub(super) incarnation: Incarnation,
     pub(super) repository: Repository,
+    partitions: u32,
     seams: Seams,
 }
 
 impl Bed {
     pub(super) async fn new() -> Self {
-        let bed = Self::without_logs(1, incarnation(2, 7)).await;
-        for partition in [P0, P1] {
-            bed.provision(partition, bed.incarnation).await;
+        Self::of(2).await
+    }
+
+    pub(super) async fn of(partitions: u32) -> Self {
+        let bed = Self::without_logs(1, partitions, incarnation(2, 7)).await;
+        for partition in 0..partitions {
+            bed.provision(PartitionId::new(partition), bed.incarnation).await;
         }
         bed
     }
 
     /// A store with an identity that follows from `seed`; its logs are to be of `incarnation`.
-    pub(super) async fn without_logs(seed: u64, incarnation: Incarnation) -> Self {
+    pub(super) async fn without_logs(seed: u64, partitions: u32, incarnation: Incarnation) -> Self {
         let clock = ManualClock::at(Timestamp::from_millis(1_700_000_000_000));
         let seams = Seams {
             clock: Arc::new(clock),
@@ -240,7 +255,7 @@ impl Bed {
         );
         let spec = ClusterSpec {
             name: "test".to_owned(),
-            partitions: 2,
+            partitions,
             key_hash: KeyHash::Blake3Mod,
         };
         let cluster = repository.init(&spec).await.unwrap().cluster;
@@ -251,6 +266,7 @@ impl Bed {
             cluster,
             incarnation,
             repository,
+            partitions,
             seams,
         }
     }
@@ -283,7 +299,7 @@ impl Bed {
     pub(super) fn options(&self, name: &str) -> WorkerOptions {
         let identity = LocalIdentity {
             cluster: self.cluster.clone(),
-            partitions: 2,
+            partitions: self.partitions,
             key_hash: KeyHash::Blake3Mod,
             node: node(name),
         };
@@ -318,7 +334,12 @@ impl Bed {
         .unwrap()
     }
 
-    pub(super) fn start_with(&self, options: WorkerOptions, log: Arc<dyn Log>, machine: Machine) -> Worker {
+    pub(super) fn start_with(
+        &self,
+        options: WorkerOptions,
+        log: Arc<dyn Log>,
+        machine: impl StateMachine,
+    ) -> Worker {
         Worker::start(
             options,
             Arc::new(machine),
@@ -357,6 +378,16 @@ impl Bed {
 
     /// Has `worker` make a snapshot.
     pub(super) async fn snapshot(&self, worker: &Worker) -> PublishedExport {
+        self.try_snapshot(worker)
+            .await
+            .unwrap_or_else(|seen| panic!("no snapshot was published: {seen:?}"))
+    }
+
+    /// Asks `worker` for a snapshot; returns what else happened when none was published.
+    pub(super) async fn try_snapshot(
+        &self,
+        worker: &Worker,
+    ) -> std::result::Result<PublishedExport, Vec<String>> {
         let request = CreateSnapshot {
             partition: P0,
             min_lsn: Lsn::ZERO,
@@ -368,11 +399,44 @@ impl Bed {
         let mut seen = Vec::new();
         while let Some(event) = events.next().await {
             if let ExportEvent::Published(published) = event {
-                return published;
+                return Ok(published);
             }
             seen.push(format!("{event:?}"));
         }
-        panic!("no snapshot was published: {seen:?}")
+        Err(seen)
+    }
+
+    /// Changes a byte in every data file of a published snapshot.
+    pub(super) async fn spoil(&self, snapshot: SnapshotId) {
+        let objects: Vec<ObjectMeta> = self.store.inner.list(None).try_collect().await.unwrap();
+        let name = snapshot.to_string();
+        for at in objects.into_iter().map(|object| object.location) {
+            if at.as_ref().contains(&name) && at.as_ref().ends_with(".sst") {
+                let mut bytes = self
+                    .store
+                    .inner
+                    .get(&at)
+                    .await
+                    .unwrap()
+                    .bytes()
+                    .await
+                    .unwrap()
+                    .to_vec();
+                bytes[40] ^= 1;
+                self.store.inner.put(&at, bytes.into()).await.unwrap();
+            }
+        }
+    }
+
+    /// Returns the records of the first partition, from `from` to the tail.
+    pub(super) async fn records(&self, from: Lsn) -> Vec<Bytes> {
+        let tail = self.log.info(P0).await.unwrap().tail;
+        let mut stream = self.log.read(P0, self.incarnation, from).await.unwrap();
+        let mut records = Vec::new();
+        while from.plus(records.len() as u64) < tail {
+            records.extend(stream.next().await.unwrap().unwrap().records);
+        }
+        records
     }
 }
 

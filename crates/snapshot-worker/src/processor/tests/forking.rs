@@ -86,7 +86,7 @@ impl Fork {
 
     /// The same with a changed manifest, and a log that continues something else.
     async fn with(source: &Bed, change: impl FnOnce(&mut Manifest), base: impl FnOnce(&mut Base)) -> Self {
-        let bed = Bed::without_logs(2, incarnation(3, 9)).await;
+        let bed = Bed::without_logs(2, 2, incarnation(3, 9)).await;
         let pointer = source.repository.pointer(P0).await.unwrap().unwrap().value;
         let entry = &pointer.snapshots[0];
         let mut manifest = source.repository.manifest(P0, entry).await.unwrap();

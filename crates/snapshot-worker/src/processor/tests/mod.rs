@@ -2,11 +2,17 @@
 
 mod bed;
 mod blocked;
+mod fencing;
 mod forking;
 mod leading;
+mod many;
+mod neighbours;
 mod proposing;
+mod rebuilding;
 mod replicas;
 mod restoring;
+mod skipping;
 mod stalling;
+mod stopping;
 
 pub(super) use forking::forked_manifest;

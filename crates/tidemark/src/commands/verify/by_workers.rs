@@ -2,11 +2,7 @@
 
 use super::{Checked, Found, Level, VerifyArgs};
 use crate::{
-    commands::{
-        admin_client::{status_text, worker_client},
-        render,
-        snapshots::admin_snapshots,
-    },
+    commands::{admin_client::status_text, render, snapshots::admin_snapshots},
     output::{OutputFormat, progress_bar},
 };
 use anyhow::Context as _;
@@ -40,7 +36,7 @@ pub(super) async fn by_workers(args: &VerifyArgs, output: OutputFormat) -> anyho
             snapshot_id: snapshot.snapshot_id,
             level: level.into(),
         };
-        let mut worker = worker_client(&node.address)?;
+        let mut worker = args.admin.worker_client(&node.address)?;
         match tokio::time::timeout(VERIFY_TIMEOUT, worker.verify_snapshot(request)).await {
             Ok(Ok(reply)) => {
                 let reply = reply.into_inner();
