@@ -8,10 +8,12 @@
 //!
 //! Not here: when a snapshot is due (`snapshot-scheduler`) and what is in its files (`snapshot-worker`).
 
+mod background;
 pub mod core;
 pub mod format;
 mod repository;
 pub mod vocabulary;
 
+pub use background::in_background;
 pub use repository::*;
 pub use vocabulary::*;

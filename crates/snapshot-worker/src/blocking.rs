@@ -1,5 +1,8 @@
 //! Where work that blocks a thread (files, RocksDB) runs: a seam, because a simulation has one thread.
 
+use snapshot_store::in_background;
+use tokio::task::JoinError;
+
 /// How blocking work is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blocking {
@@ -14,14 +17,26 @@ impl Blocking {
     pub async fn run<T: Send + 'static>(self, work: impl FnOnce() -> T + Send + 'static) -> T {
         match self {
             Blocking::Inline => work(),
-            Blocking::Threads => match tokio::task::spawn_blocking(work).await {
-                Ok(value) => value,
-                Err(error) => match error.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    // The runtime is shutting down: nobody will look at the result any more.
-                    Err(_) => std::future::pending().await,
-                },
-            },
+            Blocking::Threads => finished(tokio::task::spawn_blocking(work).await).await,
         }
+    }
+
+    /// The same for work that takes long and is not urgent: it leaves the processor to everything else.
+    pub async fn run_in_background<T: Send + 'static>(self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        match self {
+            Blocking::Inline => work(),
+            Blocking::Threads => finished(in_background(work).await).await,
+        }
+    }
+}
+
+async fn finished<T>(result: Result<T, JoinError>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down: nobody will look at the result any more.
+            Err(_) => std::future::pending().await,
+        },
     }
 }

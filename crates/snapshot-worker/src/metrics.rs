@@ -404,8 +404,8 @@ fn describe_processor() {
     counter!(FLUSHES).absolute(0);
 }
 
-pub(crate) fn record_applied(outcome: Outcome) {
-    counter!(RECORDS_APPLIED, "outcome" => outcome.as_str()).increment(1);
+pub(crate) fn records_applied(outcome: Outcome, count: u64) {
+    counter!(RECORDS_APPLIED, "outcome" => outcome.as_str()).increment(count);
 }
 
 /// Shows where a replica is.

@@ -8,9 +8,10 @@ use super::{
     anomaly::{Anomaly, AnomalyKind},
     error::{ContentCheck, ManifestError, StoreError},
     limits::Lane,
-    source::{PART_BYTES, blocking},
+    source::PART_BYTES,
 };
 use crate::{
+    background::files_in_background,
     format::{Keys, Manifest, ManifestFile, PointerEntry},
     vocabulary::{ContentHash, PartitionId},
 };
@@ -197,7 +198,7 @@ impl Repository {
                 hasher.update(&part);
                 Ok(hasher)
             };
-            hasher = blocking(hash).await.map_err(|error| {
+            hasher = files_in_background(hash).await.map_err(|error| {
                 let source = object_store::Error::Generic {
                     store: "hash",
                     source: Box::new(error),

@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 
 /// How often in a row a file is copied before it is uploaded anew.
 const COPIES_MAX: u32 = 8;
-/// Below this, a copy costs as much as an upload: one request.
-const COPY_BYTES_MIN: u64 = 64 << 10;
+/// Below this, a copy saves nothing: it is one request like the upload, and the bytes are about those of its headers.
+const COPY_BYTES_MIN: u64 = 4 << 10;
 
 /// A file that a retained snapshot holds.
 pub(super) struct ReusableFile {

@@ -11,7 +11,7 @@ use super::{
     limits::{Lane, Limits, Permit},
     read::is_file_name,
 };
-use crate::{format::ManifestFile, vocabulary::ContentHash};
+use crate::{background::files_in_background, format::ManifestFile, vocabulary::ContentHash};
 use bytes::Bytes;
 use std::{
     fs::File,
@@ -101,7 +101,7 @@ pub(super) fn at(path: &Path, source: io::Error) -> io::Error {
     io::Error::new(source.kind(), format!("{}: {source}", path.display()))
 }
 
-/// Runs something that waits for the local disk, or computes for long.
+/// Runs something that waits for the local disk, or computes for long, and that somebody waits for.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
@@ -136,7 +136,7 @@ impl SourceFile {
             hasher.update_reader(File::open(read)?)?;
             Ok(hasher.finalize().into())
         };
-        blocking(hash)
+        files_in_background(hash)
             .await
             .map_err(|source| SourceFault::Local(at(&path, source)))
     }
@@ -234,7 +234,7 @@ impl PartReader {
                     hasher.update(&part);
                     Ok((file, hasher, Bytes::from(part)))
                 };
-                let read = blocking(read).await;
+                let read = files_in_background(read).await;
                 let (file, hasher, part) = read.map_err(|source| SourceFault::Local(at(&path, source)))?;
                 (Input::Local(file, path), hasher, part)
             }
@@ -245,7 +245,7 @@ impl PartReader {
                     hasher.update(&hashed);
                     Ok(hasher)
                 };
-                let hasher = blocking(hash).await.map_err(SourceFault::Local)?;
+                let hasher = files_in_background(hash).await.map_err(SourceFault::Local)?;
                 (Input::Stored(stored), hasher, part)
             }
         };

@@ -48,8 +48,8 @@ pub(super) fn apply_run(
     let mut poison = None;
     for bytes in records {
         let lsn = metadata.applied_lsn.next();
-        let hash = RecordHash::of(bytes);
-        let result = if skip == Some(SkipMark { lsn, hash }) {
+        let to_skip = skip.is_some_and(|mark| mark.lsn == lsn && mark.hash == RecordHash::of(bytes));
+        let result = if to_skip {
             Ok(passed_over(lsn, bytes))
         } else {
             apply_record(store, machine, &mut metadata, &mut changes, lsn, bytes)
@@ -61,7 +61,7 @@ pub(super) fn apply_run(
                 poison = Some(PoisonRecord {
                     lsn,
                     bytes: bytes.len() as u64,
-                    hash,
+                    hash: RecordHash::of(bytes),
                     author: passed_over(lsn, bytes).author.map(|(author, _)| author),
                     detail,
                 });
@@ -70,11 +70,11 @@ pub(super) fn apply_run(
         };
         metadata.applied_lsn = lsn;
         metadata.chain.extend(lsn, record.outcome, bytes);
-        metadata.last_record = Some(hash);
         metadata.log_bytes = metadata.log_bytes.saturating_add(bytes.len() as u64);
         applied.push(record);
     }
-    if !applied.is_empty() {
+    if let Some(last) = applied.len().checked_sub(1) {
+        metadata.last_record = records.get(last).map(|bytes| RecordHash::of(bytes));
         metadata.state_machine.version = machine.version();
         changes.insert(METADATA_KEY.to_vec(), Some(metadata.encode()));
         store.write(&changes)?;

@@ -269,8 +269,10 @@ impl Task {
         let applied = local.metadata.applied_lsn;
         self.search.take_if(|search| search.lsn() <= applied);
         for record in &run.records {
-            metrics::record_applied(record.outcome);
             self.proposer.applied(record);
+        }
+        for outcomes in run.records.chunk_by(|one, next| one.outcome == next.outcome) {
+            metrics::records_applied(outcomes[0].outcome, outcomes.len() as u64);
         }
         let metadata = &local.metadata;
         let role = match self.proposer.leading() {

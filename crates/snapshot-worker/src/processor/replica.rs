@@ -318,7 +318,13 @@ impl PartitionHost for Replica {
         let (engine, machine) = (Arc::clone(&self.engine), Arc::clone(&self.machine));
         let target = dir.to_owned();
         let read = move || inspect_state(&*engine, &*machine, &target);
-        let facts = self.blocking.run(read).await;
+        // A partition that is being restored waits for this; an export or a check does not.
+        let waited_for = self.status.borrow().state == PartitionState::Restoring;
+        let facts = if waited_for {
+            self.blocking.run(read).await
+        } else {
+            self.blocking.run_in_background(read).await
+        };
         // The files of a checkpoint are those of the state it was made from.
         if let (Err(HostError::Corrupt(detail)), Some(opened)) = (&facts, self.checkpoint_of(dir)) {
             self.note_damaged(opened, detail);

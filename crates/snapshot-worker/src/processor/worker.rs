@@ -88,7 +88,7 @@ impl WorkerOptions {
             identity,
             partitions: Vec::new(),
             flush_interval: Duration::from_secs(2),
-            flush_records: 10_000,
+            flush_records: 100_000,
             apply_records_max: 512,
             apply_bytes_max: 1 << 20,
             exports_max: 2,
