@@ -18,6 +18,9 @@ const LONG_FILES: &[(&str, &str)] = &[];
 /// From here on a file holds two things.
 const LINES_MAX: usize = 500;
 
+/// An example is read in one go, from its first line to its last.
+const EXAMPLE_LINES_MAX: usize = 249;
+
 /// What `core/` may not mention: it decides on plain values, so that the model checker and the simulation can run it.
 const IMPURE: &[&str] = &[
     "async fn",
@@ -59,6 +62,9 @@ const DEPENDENCY_RULES: &[(&str, &str, &str)] = &[
     ("partition-log", "remote", "rocksdb"),
     ("snapshot-worker", "", "snapshot-scheduler tidemark"),
     ("snapshot-scheduler", "", "rocksdb snapshot-worker tidemark"),
+    // The examples show that the libraries are enough.
+    ("existing-service", "", "tidemark"),
+    ("ledger", "", "tidemark"),
 ];
 
 #[test]
@@ -136,6 +142,19 @@ fn files_are_about_one_noun() {
             "{name} has {lines} lines: take it off the list"
         );
     }
+}
+
+#[test]
+fn an_example_is_one_short_program() {
+    let mut sources = rust_files();
+    sources.retain(|file| shown(file).starts_with("examples/") && shown(file).contains("/src/"));
+    let long: Vec<String> = sources
+        .iter()
+        .map(|file| (shown(file), read(file).lines().count()))
+        .filter(|(name, lines)| *lines > EXAMPLE_LINES_MAX || !name.ends_with("/src/main.rs"))
+        .map(|(name, lines)| format!("{name}: {lines} lines"))
+        .collect();
+    assert!(!sources.is_empty() && long.is_empty(), "{long:#?}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
-use snapshot_store::{ChainHash, Fingerprint, Incarnation, Lsn, PartitionId};
+use snapshot_store::{ChainHash, Fingerprint, Incarnation, Lsn, PartitionId, format::ClusterRecord};
 
 /// The longest record, in bytes: a value of 1 MiB with its key and envelope.
 pub const RECORD_BYTES_MAX: usize = (1 << 20) + (64 << 10);
@@ -44,6 +44,19 @@ pub struct Registration {
 }
 
 impl Registration {
+    /// Returns the registrations of all logs of a cluster that was just created, each beginning at LSN 1. Where logs or
+    /// snapshots may be there already, [`snapshot_store::Repository::may_begin_empty`] must be asked first.
+    pub fn of_new_cluster(cluster: &ClusterRecord) -> impl Iterator<Item = Registration> + '_ {
+        let logs = cluster.incarnations.iter();
+        logs.map(|(partition, incarnation)| Registration {
+            partition: *partition,
+            incarnation: *incarnation,
+            fingerprint: cluster.cluster.fingerprint,
+            base: None,
+            sealed: false,
+        })
+    }
+
     /// Returns the LSN of the first record the log ever had or will have.
     pub fn first_lsn(&self) -> Lsn {
         self.base.map_or(Lsn::FIRST, |base| base.lsn.next())

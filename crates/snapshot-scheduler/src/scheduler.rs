@@ -113,6 +113,12 @@ impl SchedulerBuilder {
         self
     }
 
+    /// Sets the log that is looked at and trimmed, where one client has the credentials for both.
+    #[must_use]
+    pub fn log_with_admin(self, log: Arc<impl Log + LogAdmin>) -> Self {
+        self.log(log.clone()).log_admin(log)
+    }
+
     /// Sets the repository.
     #[must_use]
     pub fn repository(mut self, repository: Repository) -> Self {

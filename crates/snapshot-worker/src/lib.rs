@@ -6,12 +6,14 @@
 //! 2. [`processor`]: [`Worker`](processor::Worker) with a [`StateMachine`](processor::StateMachine) is the full
 //!    partition processor on top of it: RocksDB state, apply loop, leadership from the log, acknowledged writes.
 //!
-//! [`core`] decides on plain values for both.
+//! [`core`] decides on plain values for both. [`prelude`] has what an embedder names. Whole programs are explained line by
+//! line in the source tree: `examples/existing-service` (level 1) and `examples/ledger` (level 2).
 
 pub mod agent;
 mod blocking;
 pub mod core;
 pub mod metrics;
+pub mod prelude;
 pub mod processor;
 
 pub use blocking::Blocking;

@@ -68,12 +68,14 @@ pub(crate) fn rust_files() -> Vec<PathBuf> {
     let mut files = Vec::new();
     collect(&root().join("crates"), "rs", &mut files);
     collect(&root().join("integration-tests"), "rs", &mut files);
+    collect(&root().join("examples"), "rs", &mut files);
     files
 }
 
 pub(crate) fn manifests() -> Vec<PathBuf> {
     let mut files = Vec::new();
     collect(&root().join("crates"), "toml", &mut files);
+    collect(&root().join("examples"), "toml", &mut files);
     files.retain(|file| file.ends_with("Cargo.toml"));
     files
 }

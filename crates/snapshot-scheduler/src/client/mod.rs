@@ -75,3 +75,24 @@ pub struct WorkerSpec {
     /// How it is asked.
     pub client: Arc<dyn WorkerClient>,
 }
+
+impl WorkerSpec {
+    /// Describes a worker that is asked over gRPC at `address`, without TLS and token. No connection is made. Must be
+    /// called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// When `address` is not a URL.
+    pub fn grpc(
+        node: NodeId,
+        address: String,
+        partitions: impl IntoIterator<Item = PartitionId>,
+    ) -> Result<Self, WorkerAddressError> {
+        let client = Arc::new(GrpcWorker::new(&address)?);
+        Ok(WorkerSpec {
+            node,
+            address,
+            partitions: partitions.into_iter().collect(),
+            client,
+        })
+    }
+}

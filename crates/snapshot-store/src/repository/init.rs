@@ -104,6 +104,15 @@ pub(super) fn check_name(name: &str) -> Result<(), InitError> {
 }
 
 impl ClusterSpec {
+    /// Describes a cluster of `partitions`, over which keys are spread by the default hash.
+    pub fn new(name: impl Into<String>, partitions: u32) -> Self {
+        ClusterSpec {
+            name: name.into(),
+            partitions,
+            key_hash: KeyHash::Blake3Mod,
+        }
+    }
+
     /// The most partitions a cluster can have.
     pub const PARTITIONS_MAX: u32 = 65_536;
 

@@ -3,14 +3,19 @@
 use super::repair::{RebuildAnswer, RebuildError, SkipError, SkipOrder};
 use crate::core::{PoisonRecord, ReplicaStatus};
 use async_trait::async_trait;
+use partition_log::Registration;
+use serde::{Deserialize, Serialize};
 use snapshot_store::{
-    Fingerprint, Incarnation, LeaderEpoch, Leadership, Lsn, StateDigest,
+    Fingerprint, Incarnation, LeaderEpoch, Leadership, Lsn, PartitionId, StateDigest,
     format::{ChainTrail, KeyRange, Manifest, StateMachineVersion},
 };
 use std::path::{Path, PathBuf};
 
 /// Facts about a state, read from a finished checkpoint that was opened read-only, not from memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// A host may keep them in the state as they are, written together with the data: fields that a later version brings will
+/// be optional in their serialised form.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckpointFacts {
     /// The LSN whose state it holds.
     pub lsn: Lsn,
@@ -30,6 +35,43 @@ pub struct CheckpointFacts {
     pub state_digest: Option<StateDigest>,
     /// Part of the key space.
     pub key_range: KeyRange,
+}
+
+impl CheckpointFacts {
+    /// Returns the facts of a state that has applied nothing of the log in `registration`, without the optional ones. It
+    /// is at [`Lsn::ZERO`] also where the log has a base: that one's state has to be restored.
+    pub fn empty(
+        registration: &Registration,
+        key_range: KeyRange,
+        state_machine: StateMachineVersion,
+    ) -> Self {
+        CheckpointFacts {
+            lsn: Lsn::ZERO,
+            incarnation: registration.incarnation,
+            fingerprint: registration.fingerprint,
+            chain: None,
+            leader: None,
+            log_bytes: 0,
+            state_machine,
+            state_digest: None,
+            key_range,
+        }
+    }
+
+    /// Returns what a follower says of itself that is opening and whose durable state this is; the host sets its real
+    /// role and state on top.
+    pub fn status(&self) -> ReplicaStatus {
+        let partition = PartitionId::new(self.key_range.partition);
+        ReplicaStatus {
+            incarnation: Some(self.incarnation),
+            applied_lsn: Some(self.lsn),
+            durable_lsn: Some(self.lsn),
+            needed: Some((self.lsn, self.log_bytes)),
+            log_bytes: Some(self.log_bytes),
+            chain: self.chain.clone().unwrap_or_default(),
+            ..ReplicaStatus::new(partition, self.state_machine.clone())
+        }
+    }
 }
 
 /// Why a host did not do what it was asked.

@@ -6,8 +6,8 @@
 use super::staging::write_durably;
 use serde::{Deserialize, Serialize};
 use snapshot_store::{
-    ClusterIdentity, NodeId, Repository, StoreError,
-    format::{FormatError, KeyHash, Stored},
+    ClusterIdentity, NodeId, PartitionId, Repository, StoreError,
+    format::{FormatError, KeyHash, KeyRange, Stored},
 };
 use std::{
     fs, io,
@@ -89,6 +89,14 @@ pub enum IdentityError {
 impl LocalIdentity {
     /// Name of the file in the data folder.
     pub const FILE_NAME: &'static str = "identity.json";
+
+    /// Returns the part of the key space that `partition` owns.
+    pub fn key_range(&self, partition: PartitionId) -> KeyRange {
+        KeyRange {
+            partition: partition.get(),
+            of: self.partitions,
+        }
+    }
 
     /// Reads the identity from `data_dir`; `None` when it was never written.
     ///

@@ -3,6 +3,7 @@
 //! | File | What it does |
 //! |---|---|
 //! | `host` | the seam to whoever owns the state |
+//! | `column_family` | checkpoints for hosts with several partitions in one RocksDB |
 //! | `snapshot_agent` | the agent of one node: partitions, status, limits |
 //! | `export`, `export_job` | makes and publishes a snapshot |
 //! | `restore`, `restore_job` | brings a published snapshot into a partition |
@@ -13,6 +14,7 @@
 //! | `service`, `wire` | gRPC |
 
 mod archived;
+mod column_family;
 mod compare;
 mod export;
 mod export_job;
@@ -30,6 +32,7 @@ mod staging;
 mod verify;
 mod wire;
 
+pub use column_family::{checkpoint_family, read_family};
 pub use compare::differences;
 pub use export_job::{CreateSnapshot, ExportEvent, ExportFailure, PublishedExport};
 pub use host::{CheckpointFacts, HostError, PartitionHost};

@@ -35,6 +35,24 @@ pub struct RestoreRequest {
     pub reuse: ReuseLocal,
 }
 
+impl RestoreRequest {
+    /// Asks for what a replica needs whose log begins after `trim_point`: all of the state when it has applied nothing
+    /// (`None`, or [`Lsn::ZERO`]), otherwise what fills the gap. Local files may be used.
+    pub fn new(incarnation: Incarnation, trim_point: Lsn, applied_lsn: Option<Lsn>) -> Self {
+        let applied_lsn = applied_lsn.filter(|lsn| *lsn > Lsn::ZERO);
+        RestoreRequest {
+            kind: match applied_lsn {
+                None => RestoreKind::Bootstrap,
+                Some(_) => RestoreKind::TrimGap,
+            },
+            incarnation,
+            trim_point,
+            applied_lsn,
+            reuse: ReuseLocal::Allowed,
+        }
+    }
+}
+
 /// How a restore ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RestoreOutcome {

@@ -5,6 +5,7 @@ use super::{
     export,
     export_job::{CreateSnapshot, ExportEvent},
     host::PartitionHost,
+    identity::LocalIdentity,
     policy::WorkerPolicy,
     repair::{self, Covering},
     restore,
@@ -60,6 +61,23 @@ pub struct AgentConfig {
     pub disk_reserve_bytes: u64,
     /// Where blocking work runs.
     pub blocking: Blocking,
+}
+
+impl AgentConfig {
+    /// Returns the configuration of the node that `identity` describes, reached at `address`, with the default limits:
+    /// two snapshots and two restores at once, and 1 GiB left free.
+    pub fn new(identity: &LocalIdentity, address: String, data_dir: PathBuf) -> Self {
+        AgentConfig {
+            node: identity.node.clone(),
+            address,
+            cluster: identity.cluster.clone(),
+            data_dir,
+            exports_max: 2,
+            restores_max: 2,
+            disk_reserve_bytes: 1 << 30,
+            blocking: Blocking::Threads,
+        }
+    }
 }
 
 /// An agent could not be started.

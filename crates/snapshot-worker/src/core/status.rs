@@ -353,3 +353,29 @@ pub struct ReplicaStatus {
     /// How often the local state was rebuilt since the node started.
     pub rebuilds: RebuildCounts,
 }
+
+impl ReplicaStatus {
+    /// Returns the status of a follower that is opening and has applied nothing; a host sets what it knows on top.
+    pub fn new(partition: PartitionId, state_machine: StateMachineVersion) -> Self {
+        ReplicaStatus {
+            partition,
+            state: PartitionState::Opening,
+            role: ReplicaRole::Follower,
+            leader: None,
+            incarnation: None,
+            applied_lsn: None,
+            durable_lsn: None,
+            needed: None,
+            log_bytes: None,
+            archived: None,
+            chain: ChainTrail::default(),
+            state_machine,
+            export: None,
+            restore: None,
+            last_restore: None,
+            damaged: Vec::new(),
+            tail_seen: None,
+            rebuilds: RebuildCounts::default(),
+        }
+    }
+}

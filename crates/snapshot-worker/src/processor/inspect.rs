@@ -52,7 +52,7 @@ pub(super) fn misfit(machine: &dyn StateMachine, found: &StateMachineVersion) ->
 }
 
 /// Says what a state's error means to the agent.
-pub(super) fn host_error(error: StateError) -> HostError {
+pub(crate) fn host_error(error: StateError) -> HostError {
     match error {
         StateError::Corrupt(detail) => HostError::Corrupt(detail),
         error @ StateError::Newer { .. } => HostError::Mismatch(error.to_string()),

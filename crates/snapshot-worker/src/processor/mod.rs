@@ -44,6 +44,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use inspect::host_error;
 pub use inspect::inspect_state;
 pub use metadata::StateMetadata;
 pub use propose::{Applied, COMMAND_BYTES_MAX, LeadError, ProposeError};

@@ -15,13 +15,13 @@ use super::{
 use crate::{
     Blocking,
     agent::{CheckpointFacts, HostError, PartitionHost, RebuildAnswer, RebuildError, SkipError, SkipOrder},
-    core::{LedBody, PartitionState, PoisonRecord, RebuildCounts, ReplicaStatus},
+    core::{LedBody, PartitionState, PoisonRecord, ReplicaStatus},
 };
 use async_trait::async_trait;
 use partition_log::Log;
 use snapshot_store::{
-    Fingerprint, Incarnation, LeaderEpoch, Lsn, NodeId, PartitionId, ReplicaRole,
-    format::{ChainTrail, KeyRange, Manifest, StateMachineVersion},
+    Fingerprint, Incarnation, LeaderEpoch, Lsn, NodeId, PartitionId,
+    format::{KeyRange, Manifest, StateMachineVersion},
 };
 use std::{
     path::{Path, PathBuf},
@@ -116,7 +116,7 @@ impl Replica {
             version: machine.version(),
         };
         let replica = Replica {
-            status: watch::Sender::new(initial_status(parts.partition, state_machine)),
+            status: watch::Sender::new(ReplicaStatus::new(parts.partition, state_machine)),
             partition: parts.partition,
             node: parts.node,
             fingerprint: parts.fingerprint,
@@ -262,29 +262,6 @@ impl Replica {
                 }
             }
         });
-    }
-}
-
-fn initial_status(partition: PartitionId, state_machine: StateMachineVersion) -> ReplicaStatus {
-    ReplicaStatus {
-        partition,
-        state: PartitionState::Opening,
-        role: ReplicaRole::Follower,
-        leader: None,
-        incarnation: None,
-        applied_lsn: None,
-        durable_lsn: None,
-        needed: None,
-        log_bytes: None,
-        archived: None,
-        chain: ChainTrail::default(),
-        state_machine,
-        export: None,
-        restore: None,
-        last_restore: None,
-        damaged: Vec::new(),
-        tail_seen: None,
-        rebuilds: RebuildCounts::default(),
     }
 }
 

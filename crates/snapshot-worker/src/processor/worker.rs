@@ -16,7 +16,7 @@ use crate::{
 use futures::future::join_all;
 use partition_log::Log;
 use snapshot_proto::v1::worker_service_server::WorkerServiceServer;
-use snapshot_store::{NodeId, PartitionId, Repository, Seams, format::KeyRange};
+use snapshot_store::{NodeId, PartitionId, Repository, Seams};
 use std::{
     collections::BTreeMap,
     path::PathBuf,
@@ -207,13 +207,15 @@ impl Worker {
         }
         let config = AgentConfig {
             node: options.node.clone(),
-            address: options.address.clone(),
-            cluster: options.identity.cluster.clone(),
-            data_dir: options.data_dir.clone(),
             exports_max: options.exports_max,
             restores_max: options.restores_max,
             disk_reserve_bytes: options.disk_reserve_bytes,
             blocking: options.blocking,
+            ..AgentConfig::new(
+                &options.identity,
+                options.address.clone(),
+                options.data_dir.clone(),
+            )
         };
         let agent = SnapshotAgent::new(config, repository, seams.clone())?;
         let partitions = options.partitions.clone();
@@ -283,10 +285,7 @@ impl Worker {
             partition,
             node: options.node.clone(),
             fingerprint: options.identity.cluster.fingerprint,
-            key_range: KeyRange {
-                partition: partition.get(),
-                of: options.identity.partitions,
-            },
+            key_range: options.identity.key_range(partition),
             engine: Arc::clone(engine),
             machine: Arc::clone(machine),
             blocking: options.blocking,

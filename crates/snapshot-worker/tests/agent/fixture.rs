@@ -14,7 +14,7 @@ use snapshot_worker::{
         AgentConfig, CreateSnapshot, ExportEvent, PublishedExport, RestoreError, RestoreOutcome,
         RestoreRequest, ReuseLocal, SnapshotAgent,
     },
-    core::{FinishedRestore, RestoreKind},
+    core::FinishedRestore,
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tempfile::TempDir;
@@ -190,15 +190,8 @@ impl Node {
     ) -> Result<RestoreOutcome, RestoreError> {
         let applied_lsn = self.host.lsn().map(Lsn::new);
         let request = RestoreRequest {
-            kind: if applied_lsn.is_none() {
-                RestoreKind::Bootstrap
-            } else {
-                RestoreKind::TrimGap
-            },
-            incarnation: cluster.incarnation(),
-            trim_point: Lsn::new(trim_point),
-            applied_lsn,
             reuse,
+            ..RestoreRequest::new(cluster.incarnation(), Lsn::new(trim_point), applied_lsn)
         };
         tokio::time::timeout(PATIENCE, self.agent.restore(P, request))
             .await

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use snapshot_store::{
-    Fingerprint, Incarnation, LeaderEpoch, Lsn, PartitionId, ReplicaRole, StateDigest,
+    Fingerprint, Incarnation, LeaderEpoch, Lsn, PartitionId, StateDigest,
     format::{ChainPoint, ChainTrail, KeyRange, Manifest, StateMachineVersion},
 };
 use snapshot_worker::{
@@ -126,28 +126,18 @@ impl PartitionHost for FakeHost {
     fn status(&self) -> ReplicaStatus {
         let state = self.state.lock().unwrap().clone();
         let applied = state.as_ref().map(|state| state.lsn);
+        let state_machine = StateMachineVersion {
+            name: "fake".to_owned(),
+            version: self.version.load(Ordering::SeqCst),
+        };
         ReplicaStatus {
-            partition: self.partition,
             state: self.replica_state.lock().unwrap().clone(),
-            role: ReplicaRole::Follower,
-            leader: None,
             incarnation: Some(self.incarnation),
             applied_lsn: applied,
             durable_lsn: applied,
             needed: applied.map(|lsn| (lsn, lsn.get() * 10)),
             log_bytes: applied.map(|lsn| lsn.get() * 10),
-            archived: None,
-            chain: ChainTrail::default(),
-            state_machine: StateMachineVersion {
-                name: "fake".to_owned(),
-                version: self.version.load(Ordering::SeqCst),
-            },
-            export: None,
-            restore: None,
-            last_restore: None,
-            damaged: vec![],
-            tail_seen: None,
-            rebuilds: Default::default(),
+            ..ReplicaStatus::new(self.partition, state_machine)
         }
     }
 

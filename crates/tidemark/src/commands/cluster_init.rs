@@ -151,14 +151,8 @@ pub(crate) async fn init(
     if known.is_some() {
         refuse_archived(repository, log, &record).await?;
     }
-    for (partition, incarnation) in &record.incarnations {
-        let registration = Registration {
-            partition: *partition,
-            incarnation: *incarnation,
-            fingerprint: record.cluster.fingerprint,
-            base: None,
-            sealed: false,
-        };
+    for registration in Registration::of_new_cluster(&record) {
+        let partition = registration.partition;
         provision(admin, registration).await.with_context(|| {
             format!(
                 "cluster {} was created in {}, but the log of partition {partition} was not; run the same command again to complete it",

@@ -19,7 +19,7 @@ use anyhow::Context as _;
 use clap::Args;
 use futures::future::join_all;
 use partition_log::Log;
-use snapshot_scheduler::{GrpcWorker, Policy, Scheduler, SchedulerOptions, WorkerSpec};
+use snapshot_scheduler::{Policy, Scheduler, SchedulerOptions, WorkerSpec};
 use snapshot_store::{
     ClusterSpec, NodeId, Repository, Seams,
     format::{ClusterRecord, KeyHash},
@@ -215,16 +215,7 @@ impl Parts<'_> {
                 routes.add_service(KvServer::new(Arc::clone(&worker), identity).into_service());
             })
             .await?;
-        let client = Arc::new(GrpcWorker::new(&address)?);
-        Ok((
-            worker,
-            WorkerSpec {
-                node,
-                address,
-                partitions,
-                client,
-            },
-        ))
+        Ok((worker, WorkerSpec::grpc(node, address, partitions)?))
     }
 }
 
