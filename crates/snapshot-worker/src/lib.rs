@@ -11,6 +11,7 @@
 pub mod agent;
 mod blocking;
 pub mod core;
+mod failpoint;
 pub mod metrics;
 pub mod processor;
 

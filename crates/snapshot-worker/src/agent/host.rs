@@ -69,7 +69,8 @@ pub trait PartitionHost: Send + Sync + 'static {
     async fn inspect(&self, dir: &Path) -> Result<CheckpointFacts, HostError>;
 
     /// Replaces the local state by the one in `dir`, which was verified against `manifest`, in one step. The old
-    /// state goes only when the new one is in place. `dir` is moved away.
+    /// state goes only when the new one is in place. `dir` is moved away, or holds the old state afterwards; what is in it
+    /// then is removed by the agent.
     ///
     /// With `manifest.origin` the snapshot was forked from another cluster, and the state in `dir` still says that it
     /// belongs to that one ([`Manifest::state_identity`]). The host then first makes it say `manifest.cluster` and
