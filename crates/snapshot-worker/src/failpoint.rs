@@ -5,7 +5,7 @@
 pub(crate) const fn reached(_: &'static str) {}
 
 #[cfg(test)]
-pub(crate) use at_tests::{crash_at, reached};
+pub(crate) use at_tests::{KILL_AT, crash_at, reached};
 
 #[cfg(test)]
 mod at_tests {
@@ -48,7 +48,7 @@ mod at_tests {
         static WANTED: OnceLock<Option<(String, AtomicU64)>> = OnceLock::new();
         let read = || {
             let wanted = std::env::var(KILL_AT).ok()?;
-            let (moment, times) = wanted.split_once(':').unwrap();
+            let (moment, times) = wanted.rsplit_once(':').unwrap();
             Some((moment.to_owned(), AtomicU64::new(times.parse().unwrap())))
         };
         WANTED.get_or_init(read).as_ref()

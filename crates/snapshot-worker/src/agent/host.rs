@@ -44,12 +44,29 @@ pub enum HostError {
     /// The host cannot do this now (not the leader, not open, shutting down).
     #[error("{0}")]
     Unavailable(String),
+    /// The disk has no room for it, or none beside its reserve.
+    #[error("the disk is full: {0}")]
+    NoSpace(String),
     /// The host never does this.
     #[error("not supported by this service")]
     Unsupported,
     /// Disk trouble.
     #[error("input or output failed")]
     Io(#[from] std::io::Error),
+}
+
+impl HostError {
+    /// Whether all it takes is room on the disk.
+    pub fn is_full_disk(&self) -> bool {
+        use std::io::ErrorKind;
+        match self {
+            HostError::NoSpace(_) => true,
+            HostError::Io(error) => {
+                matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// A partition whose state somebody else owns: what the snapshot agent needs of it.
