@@ -15,8 +15,9 @@ use small_disk::Filler;
 use snapshot_store::{Lsn, PartitionId};
 use std::{
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
+use tokio::time::Instant;
 
 const P0: PartitionId = PartitionId::new(0);
 const DISK_MIB: u32 = 32;

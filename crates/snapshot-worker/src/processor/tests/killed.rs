@@ -14,8 +14,9 @@ use std::{
     os::unix::process::ExitStatusExt as _,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
+use tokio::time::Instant;
 
 const DIR: &str = "TIDEMARK_TEST_KILLED_DIR";
 const TRIM_POINT: &str = "TIDEMARK_TEST_KILLED_TRIM_POINT";

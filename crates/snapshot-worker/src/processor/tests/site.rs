@@ -27,8 +27,9 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
+use tokio::time::Instant;
 
 const MACHINE: Machine = Machine { version: 1 };
 const KEYS: u64 = 400;
