@@ -36,8 +36,8 @@ impl Keeper {
         }
     }
 
-    /// Opens the database again, with the room of the reserve where it takes that, and shows where its logs stand now. Returns whether that
-    /// succeeded. Blocks as long as an open does.
+    /// Opens the database again, with the room of the reserve where it takes that, and shows where its logs stand now.
+    /// Returns whether that succeeded. Blocks as long as an open does.
     pub(super) fn reopen(&mut self, shared: &Shared) -> bool {
         if self.lost {
             return false;
@@ -53,6 +53,7 @@ impl Keeper {
             None => {
                 tracing::warn!(dir = %self.dir.display(), "the log was opened again after its disk failed")
             }
+            Some(failure) if self.lost => tracing::error!(failure, "the log stays closed"),
             Some(failure) => tracing::debug!(failure, "the log could not be opened again"),
         }
         shared.set_failure(failure.clone());

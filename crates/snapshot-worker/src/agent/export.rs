@@ -112,7 +112,7 @@ fn admit(shared: &Shared, request: &CreateSnapshot) -> Admission {
     match (decided, slot, host, status) {
         (Ok(lsn), Some(slot), Some(host), Some(ReplicaStatus { incarnation, .. })) => {
             let cancel = shared.stop.child_token();
-            let number = shared.exports_begun.fetch_add(1, Ordering::Relaxed);
+            let number = shared.export_numbers.fetch_add(1, Ordering::Relaxed);
             let job = ExportJob::new(request.request_id, snapshot_id, number, lsn, cancel);
             if exports.running >= shared.config.exports_max.max(1) {
                 job.queue_behind(exports.queued);

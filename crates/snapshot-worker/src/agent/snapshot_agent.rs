@@ -95,7 +95,8 @@ pub(super) struct Shared {
     pub(super) staging: Staging,
     archived: ArchivedFolder,
     slots: Mutex<BTreeMap<PartitionId, Slot>>,
-    pub(super) exports_begun: AtomicU64,
+    /// Number of the next export: they have their turns in the order of their numbers.
+    pub(super) export_numbers: AtomicU64,
     pub(super) restores: Semaphore,
     pub(super) verifications: Semaphore,
     /// Cancelled when the node stops; parent of every export's own token.
@@ -146,7 +147,7 @@ impl SnapshotAgent {
         let version = 1 + (seams.entropy.next_u64() >> 16);
         Ok(SnapshotAgent {
             shared: Arc::new(Shared {
-                exports_begun: AtomicU64::new(0),
+                export_numbers: AtomicU64::new(0),
                 restores: Semaphore::new(config.restores_max.max(1)),
                 verifications: Semaphore::new(VERIFICATIONS_MAX),
                 stop: CancellationToken::new(),
