@@ -28,9 +28,9 @@ test *args:
 demo *args:
     ./scripts/demo.sh {{ args }}
 
-# The long forms of the randomised tests: 50 rounds of kill -9, many cases per property.
+# The long forms of the randomised tests: 50 rounds of kill -9 of a cluster, 200 of a worker, many cases per property.
 soak:
-    TIDEMARK_CHAOS_ROUNDS=50 PROPTEST_CASES=20000 ./scripts/test.sh
+    TIDEMARK_CHAOS_ROUNDS=50 TIDEMARK_KILL_ROUNDS=200 PROPTEST_CASES=20000 ./scripts/test.sh
 
 # Known vulnerabilities among the dependencies; needs the network.
 audit:

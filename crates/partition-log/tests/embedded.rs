@@ -141,6 +141,7 @@ async fn trimmed_space_is_given_back() {
     let options = EmbeddedOptions {
         write_buffer_bytes: 1 << 20,
         wal_bytes_max: 4 << 20,
+        ..EmbeddedOptions::default()
     };
     let log = EmbeddedLog::open(dir.path(), options).unwrap();
     log.provision(registration(0)).await.unwrap();

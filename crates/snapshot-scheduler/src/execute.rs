@@ -153,7 +153,7 @@ async fn follow(
                     message: failed.message,
                 };
             }
-            Some(Event::Accepted(_) | Event::Progress(_)) => {
+            Some(Event::Queued(_) | Event::Accepted(_) | Event::Progress(_)) => {
                 if let Some(relay) = relay {
                     // Progress that nobody reads is dropped.
                     let _ = relay.try_send(event);

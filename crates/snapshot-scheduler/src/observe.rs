@@ -185,7 +185,8 @@ fn apply_status(
     }
     if let Some(node) = state.view.nodes.get_mut(&worker.node) {
         node.heard_at = Some(now);
-        node.exports_running = status.exports_running;
+        // What waits there comes before what would be ordered now.
+        node.exports_running = status.exports_running.saturating_add(status.exports_queued);
         node.exports_max = status.exports_max;
     }
     Ok(Applied::Done)

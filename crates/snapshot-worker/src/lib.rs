@@ -12,6 +12,7 @@
 pub mod agent;
 mod blocking;
 pub mod core;
+mod failpoint;
 pub mod metrics;
 pub mod prelude;
 pub mod processor;

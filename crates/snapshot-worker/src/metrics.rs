@@ -18,6 +18,7 @@ use std::time::Duration;
 const SNAPSHOTS: &str = "tidemark_worker_snapshots_total";
 const DECLINES: &str = "tidemark_worker_declines_total";
 const EXPORTS_RUNNING: &str = "tidemark_worker_exports_running";
+const EXPORTS_QUEUED: &str = "tidemark_worker_exports_queued";
 const EXPORT_DURATION: &str = "tidemark_worker_export_duration_seconds";
 const UPLOADED: &str = "tidemark_worker_uploaded_bytes_total";
 const COPIED: &str = "tidemark_worker_copied_bytes_total";
@@ -149,6 +150,11 @@ fn describe_agent() {
         "Requests for a snapshot that were declined, by reason"
     );
     describe_gauge!(EXPORTS_RUNNING, count, "Snapshots being made");
+    describe_gauge!(
+        EXPORTS_QUEUED,
+        count,
+        "Snapshots that wait because as many are made as may be"
+    );
     describe_histogram!(
         EXPORT_DURATION,
         Unit::Seconds,
@@ -252,6 +258,7 @@ fn zero_agent() {
     gauge!(RESTORES_QUEUED).set(0.0);
     counter!(RESTORE_FALLBACKS).absolute(0);
     gauge!(EXPORTS_RUNNING).set(0.0);
+    gauge!(EXPORTS_QUEUED).set(0.0);
 }
 
 pub(crate) fn export_ended(outcome: ExportOutcome) {
@@ -268,18 +275,28 @@ pub(crate) fn export_published(duration: Duration) {
     histogram!(EXPORT_DURATION).record(duration);
 }
 
-/// Counts an export as running until it is dropped; several agents may share one process.
+/// Counts an export as running or waiting until it is dropped; several agents may share one process.
 #[must_use]
-pub(crate) struct RunningExportGauge(());
+pub(crate) struct ExportGauge(&'static str);
 
-pub(crate) fn export_began() -> RunningExportGauge {
-    gauge!(EXPORTS_RUNNING).increment(1.0);
-    RunningExportGauge(())
+pub(crate) fn export_began() -> ExportGauge {
+    ExportGauge::new(EXPORTS_RUNNING)
 }
 
-impl Drop for RunningExportGauge {
+pub(crate) fn export_queued() -> ExportGauge {
+    ExportGauge::new(EXPORTS_QUEUED)
+}
+
+impl ExportGauge {
+    fn new(name: &'static str) -> Self {
+        gauge!(name).increment(1.0);
+        ExportGauge(name)
+    }
+}
+
+impl Drop for ExportGauge {
     fn drop(&mut self) {
-        gauge!(EXPORTS_RUNNING).decrement(1.0);
+        gauge!(self.0).decrement(1.0);
     }
 }
 

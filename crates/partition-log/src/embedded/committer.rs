@@ -8,9 +8,13 @@
 //!
 //! When writing or syncing fails, nobody knows what is on the disk, and syncing again could report success for
 //! pages that were lost. So the appends of that group are answered "unknown", and everything after it is refused
-//! until the log is opened again.
+//! until the database was opened again (`reopen`).
+//!
+//! On a disk that is nearly full (`reserve`) appends are refused and the rest is done, with the reserve's room; then
+//! what was trimmed is given back to the disk at once.
 
 use super::format::Position;
+use super::reopen::{Keeper, REOPEN_EVERY};
 use super::store::Store;
 use super::{Cell, Shared};
 use crate::position::{check_base, check_incarnation, check_same};
@@ -27,7 +31,7 @@ use tokio::sync::{mpsc, oneshot};
 /// Requests of one group at most.
 const GROUP_REQUESTS_MAX: usize = 512;
 /// Bytes after which a group is closed; its last request may go beyond.
-const GROUP_BYTES_MAX: usize = 8 << 20;
+pub(super) const GROUP_BYTES_MAX: usize = 8 << 20;
 
 type Reply<T, E> = oneshot::Sender<Result<T, E>>;
 
@@ -63,11 +67,22 @@ pub(super) enum Request {
 }
 
 /// Runs until it is told to stop, or nobody is left who could ask.
-pub(super) fn run(shared: &Shared, mut requests: mpsc::Receiver<Request>) {
-    while let Some(first) = requests.blocking_recv() {
+pub(super) fn run(shared: &Shared, mut requests: mpsc::Receiver<Request>, mut keeper: Keeper) {
+    loop {
+        if shared.failure().is_some() && !keeper.reopen(shared) {
+            match refuse_all(shared, &mut requests) {
+                Refused::GoOn => std::thread::sleep(REOPEN_EVERY),
+                Refused::Stop => return,
+            }
+            continue;
+        }
+        let Some(first) = requests.blocking_recv() else {
+            return;
+        };
+        let shortage = keeper.reserve.shortage();
         let store = shared.store.read().unwrap_or_else(PoisonError::into_inner);
         let Some(store) = store.as_ref() else { return };
-        let mut group = Group::new(shared, store);
+        let mut group = Group::new(shared, store, shortage.clone());
         let mut next = Some(first);
         while let Some(request) = next {
             if group.take(request) {
@@ -79,7 +94,68 @@ pub(super) fn run(shared: &Shared, mut requests: mpsc::Receiver<Request>) {
                 requests.try_recv().ok()
             };
         }
+        let changes = shortage.is_some() && !group.batch.is_empty();
+        if changes {
+            keeper.reserve.give_up();
+        }
+        let freed = group.freed > 0;
         group.commit();
+        if changes {
+            if freed && shared.failure().is_none() {
+                give_back(shared, store);
+            }
+            keeper.reserve.hold();
+        }
+    }
+}
+
+/// Gives the room of what was trimmed back to the disk, without waiting until there is more of it.
+fn give_back(shared: &Shared, store: &Store) {
+    // What was trimmed in memory is not written, and the write-ahead log that held it goes.
+    if let Err(error) = store.flush() {
+        tracing::warn!(%error, "the trimmed log was not flushed on a full disk");
+        return;
+    }
+    for (partition, cell) in shared.cells() {
+        if let Err(error) = store.reclaim(partition, cell.position().trim_point) {
+            tracing::warn!(%partition, %error, "trimmed files were not dropped on a full disk");
+        }
+    }
+}
+
+/// What came after the requests that were refused.
+enum Refused {
+    GoOn,
+    Stop,
+}
+
+/// Answers what waits with the reason why nothing is taken.
+fn refuse_all(shared: &Shared, requests: &mut mpsc::Receiver<Request>) -> Refused {
+    let fault = shared.failure().unwrap_or_default();
+    loop {
+        match requests.try_recv() {
+            Ok(Request::Stop) | Err(mpsc::error::TryRecvError::Disconnected) => return Refused::Stop,
+            Ok(request) => refuse(request, &fault),
+            Err(mpsc::error::TryRecvError::Empty) => return Refused::GoOn,
+        }
+    }
+}
+
+fn refuse(request: Request, fault: &str) {
+    let detail = fault.to_owned();
+    match request {
+        Request::Append(_, reply) => drop(reply.send(Err(AppendError::Unavailable { detail }))),
+        Request::Trim { partition, reply, .. } => {
+            drop(reply.send(Err(LogError::Unavailable { partition, detail })));
+        }
+        Request::Seal { partition, reply, .. } => {
+            drop(reply.send(Err(LogError::Unavailable { partition, detail })));
+        }
+        Request::Provision { registration, reply } => {
+            let partition = registration.partition;
+            drop(reply.send(Err(LogError::Unavailable { partition, detail }.into())));
+        }
+        Request::Stop => {}
     }
 }
 
@@ -113,6 +189,8 @@ type Answer = Box<dyn FnOnce(Option<&str>)>;
 struct Group<'a> {
     shared: &'a Shared,
     store: &'a Store,
+    /// Why no records are taken; `None` when they are.
+    shortage: Option<String>,
     batch: WriteBatch,
     drafts: BTreeMap<PartitionId, Draft>,
     answers: Vec<Answer>,
@@ -121,10 +199,11 @@ struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    fn new(shared: &'a Shared, store: &'a Store) -> Self {
+    fn new(shared: &'a Shared, store: &'a Store, shortage: Option<String>) -> Self {
         Group {
             shared,
             store,
+            shortage,
             batch: WriteBatch::default(),
             drafts: BTreeMap::new(),
             answers: Vec::new(),
@@ -215,6 +294,7 @@ impl<'a> Group<'a> {
     }
 
     fn append(&mut self, append: &Append) -> Result<Lsn, AppendError> {
+        let shortage = self.shortage.clone();
         let draft = self.draft(append.partition)?;
         check_incarnation(&draft.registration, append.incarnation)?;
         if draft.registration.sealed {
@@ -223,6 +303,9 @@ impl<'a> Group<'a> {
         let tail = draft.position.tail;
         if append.expected_tail.is_some_and(|expected| expected != tail) {
             return Err(AppendError::TailMismatch { tail });
+        }
+        if let Some(detail) = shortage {
+            return Err(AppendError::Unavailable { detail });
         }
         let mut lsn = tail;
         let mut at = draft.position.bytes_at_tail;
@@ -315,7 +398,7 @@ impl<'a> Group<'a> {
     }
 
     fn commit(mut self) {
-        let fault = self.shared.failure().or_else(|| self.write());
+        let fault = self.write();
         if fault.is_none() {
             self.publish();
         }
@@ -324,7 +407,7 @@ impl<'a> Group<'a> {
         }
     }
 
-    /// Returns what went wrong; then this log takes nothing more.
+    /// Returns what went wrong; then this log takes nothing until it was opened again.
     fn write(&mut self) -> Option<String> {
         for (partition, draft) in &self.drafts {
             if draft.moved {
@@ -340,9 +423,12 @@ impl<'a> Group<'a> {
             return None;
         }
         let error = self.store.commit(batch).err()?;
-        let fault = format!("its disk failed, repair it and start the log again: {error}");
-        tracing::error!(fault, "the log takes nothing more");
-        self.shared.fail(fault.clone());
+        let fault = format!("its disk failed or is full: {error}");
+        tracing::error!(
+            fault,
+            "the log takes nothing until its database could be opened again"
+        );
+        self.shared.set_failure(Some(fault.clone()));
         Some(fault)
     }
 

@@ -4,6 +4,7 @@
 //! - `folder`: who owns the folder, and which format it is of.
 //! - `format`: what is stored. `store`: where.
 //! - `committer`: group commit with fsync; the only place that changes anything.
+//! - `reserve`: room on the disk for trims. `reopen`: the way back after the disk failed.
 //! - `reader`: read streams; they wait on a partition's position and read in bounded chunks.
 //!
 //! Invariants:
@@ -18,6 +19,8 @@ mod committer;
 mod folder;
 mod format;
 mod reader;
+mod reopen;
+mod reserve;
 mod shared;
 mod store;
 
@@ -28,6 +31,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use committer::{Append, Request};
 use folder::LogFolder;
+use reopen::Keeper;
 use shared::{Cell, Shared};
 use snapshot_store::{Incarnation, Lsn, PartitionId};
 use std::{
@@ -49,6 +53,9 @@ pub struct EmbeddedOptions {
     pub write_buffer_bytes: usize,
     /// Bytes of RocksDB's write-ahead log at most; more of them make a start after a crash slower. Default: 128 MiB.
     pub wal_bytes_max: u64,
+    /// Bytes of the file `reserve` in the log's folder. Its room is used to trim on a disk that is full otherwise; appends are
+    /// refused while it cannot be had. 0: there is none, and the disk is filled to its end. Default: 64 MiB.
+    pub disk_reserve_bytes: u64,
 }
 
 impl Default for EmbeddedOptions {
@@ -56,6 +63,7 @@ impl Default for EmbeddedOptions {
         EmbeddedOptions {
             write_buffer_bytes: 32 << 20,
             wal_bytes_max: 128 << 20,
+            disk_reserve_bytes: 64 << 20,
         }
     }
 }
@@ -145,13 +153,14 @@ impl EmbeddedLog {
             source,
         })?;
         let logs = store.load(dir)?;
+        let keeper = Keeper::new(dir, &folder.database, options);
         let shared = Arc::new(Shared::new(store, folder, logs));
         let (requests, queue) = mpsc::channel(QUEUE_REQUESTS_MAX);
         let committer = std::thread::Builder::new()
             .name("log-committer".to_owned())
             .spawn({
                 let shared = Arc::clone(&shared);
-                move || committer::run(&shared, queue)
+                move || committer::run(&shared, queue, keeper)
             })
             .map_err(|source| OpenError::Io {
                 dir: dir.to_owned(),
@@ -180,7 +189,8 @@ impl EmbeddedLog {
         }
     }
 
-    /// Returns why the log takes nothing more; `None` as long as it does. The remedy is to open it again.
+    /// Returns why the log takes nothing now; `None` as long as it does. It tries to get over it by itself; where that
+    /// cannot help, the text says so.
     pub fn failure(&self) -> Option<String> {
         self.0.shared.failure()
     }

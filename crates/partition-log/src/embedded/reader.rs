@@ -100,7 +100,10 @@ impl Reader {
         let read = tokio::task::spawn_blocking(move || {
             let store = shared.store.read().unwrap_or_else(PoisonError::into_inner);
             let Some(store) = store.as_ref() else {
-                return Err(closed(partition));
+                return Err(shared.failure().map_or_else(
+                    || closed(partition),
+                    |detail| LogError::Unavailable { partition, detail },
+                ));
             };
             let chunk = match store.read(partition, from, end) {
                 // The trim that took the record may be written and not yet published, so ask what is written.

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 const RECLAIM_BYTES_MIN: u64 = 64 << 20;
 
 pub(super) struct Shared {
-    /// `None` once the log is closed. The committer holds it while it commits a group, a reader for one chunk.
+    /// `None` once the log is closed, and while it cannot be opened again. The committer holds it while it commits a group, a reader for one chunk.
     pub(super) store: RwLock<Option<Store>>,
     folder: Mutex<Option<LogFolder>>,
     cells: RwLock<BTreeMap<PartitionId, Arc<Cell>>>,
@@ -130,8 +130,9 @@ impl Shared {
             .clone()
     }
 
-    pub(super) fn fail(&self, fault: String) {
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
+    /// Notes why nothing is taken; with `None`, that everything is again.
+    pub(super) fn set_failure(&self, fault: Option<String>) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = fault;
     }
 
     pub(super) fn freed(&self, bytes: u64) {
@@ -148,10 +149,14 @@ impl Shared {
         taken.is_ok()
     }
 
+    /// Returns where each log stands.
+    pub(super) fn cells(&self) -> BTreeMap<PartitionId, Arc<Cell>> {
+        self.cells.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Drops the files below the trim points of all partitions. Blocks.
     pub(super) fn reclaim(&self) {
-        let cells = self.cells.read().unwrap_or_else(PoisonError::into_inner).clone();
-        for (partition, cell) in cells {
+        for (partition, cell) in self.cells() {
             let store = self.store.read().unwrap_or_else(PoisonError::into_inner);
             let Some(store) = store.as_ref() else { return };
             if let Err(error) = store.reclaim(partition, cell.position().trim_point) {

@@ -84,7 +84,7 @@ pub struct Timing {
 pub struct NodeView {
     /// When it answered last.
     pub heard_at: Option<Moment>,
-    /// Snapshots it makes now, by its own report.
+    /// Snapshots it makes now or has waiting, by its own report.
     pub exports_running: u32,
     /// The most it makes at once; 0 when it does not say.
     pub exports_max: u32,

@@ -1,6 +1,9 @@
 //! The scheduler against a fake cluster: snapshots, verified trims, pauses, restarts, two admins.
 
-use crate::cluster::{Cluster, node, p, policy};
+use crate::{
+    cluster::{Cluster, node, p, policy},
+    worker::QUEUED_SAID_EVERY,
+};
 use snapshot_proto::v1;
 use snapshot_store::{Lsn, core::HoldReason, format::VerifyLevel};
 use std::{collections::BTreeSet, time::Duration};
@@ -223,5 +226,43 @@ async fn a_covered_decline_makes_the_admin_read_the_pointer_instead_of_asking_ag
         .await;
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert_eq!(cluster.orders().len(), 1);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_waits_for_its_turn_is_waited_for() {
+    let cluster = Cluster::new(1).await;
+    for worker in &cluster.workers {
+        worker.lock().queued_said = 12;
+    }
+    let running = cluster.start(policy());
+    cluster.append(p(0), 100).await;
+    running
+        .until("ordered", |running| running.snapshot_code(0) == "running")
+        .await;
+    tokio::time::sleep(QUEUED_SAID_EVERY * 11).await;
+    assert_eq!(running.snapshot_code(0), "running");
+    running
+        .until("archived", |running| {
+            running.partition(0).archived_lsn == Some(100)
+        })
+        .await;
+    assert_eq!(cluster.orders().len(), 1, "nobody else was asked meanwhile");
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_with_a_full_queue_is_not_asked() {
+    let cluster = Cluster::new(1).await;
+    cluster.worker("w2").lock().exports_queued = 4;
+    let running = cluster.start(policy());
+    cluster.append(p(0), 100).await;
+    running
+        .until("archived", |running| {
+            running.partition(0).archived_lsn == Some(100)
+        })
+        .await;
+    let asked: Vec<_> = cluster.orders().into_iter().map(|(node, _)| node).collect();
+    assert_eq!(asked, [node("w3")]);
     running.stop().await;
 }

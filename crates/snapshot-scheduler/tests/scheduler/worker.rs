@@ -13,6 +13,7 @@ use snapshot_store::{
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, atomic::Ordering},
+    time::Duration,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -27,9 +28,15 @@ pub(crate) struct WorkerState {
     pub(crate) noops: u64,
     /// What the next requests for snapshots are answered with, instead of making one.
     pub(crate) declines: Vec<v1::SnapshotDeclined>,
+    /// How often it says that a request for a snapshot waits, each time after [`QUEUED_SAID_EVERY`].
+    pub(crate) queued_said: usize,
+    pub(crate) exports_queued: u32,
     pub(crate) fail_snapshots: bool,
     pub(crate) fail_verify: bool,
 }
+
+/// Longer than a poll, shorter than the silence after which a worker counts as lost.
+pub(crate) const QUEUED_SAID_EVERY: Duration = Duration::from_secs(100);
 
 pub(crate) struct FakeWorker {
     pub(crate) node: NodeId,
@@ -77,6 +84,8 @@ impl FakeWorker {
                 verified: Vec::new(),
                 noops: 0,
                 declines: Vec::new(),
+                queued_said: 0,
+                exports_queued: 0,
                 fail_snapshots: false,
                 fail_verify: false,
             }),
@@ -238,6 +247,7 @@ impl WorkerClient for FakeWorker {
                 state.replicas.values().cloned().collect()
             },
             exports_max: 4,
+            exports_queued: state.exports_queued,
             ..Default::default()
         })
     }
@@ -248,9 +258,14 @@ impl WorkerClient for FakeWorker {
     ) -> Result<SnapshotEvents, WorkerError> {
         self.check_up()?;
         let outcome = self.answer(&request).await;
+        let sent = |event| Ok(v1::CreateSnapshotEvent { event: Some(event) });
+        let queued = futures::stream::iter(0..self.lock().queued_said).then(move |_| async move {
+            tokio::time::sleep(QUEUED_SAID_EVERY).await;
+            sent(Event::Queued(v1::SnapshotQueued { ahead: 1 }))
+        });
         let accepted = Event::Accepted(v1::SnapshotAccepted::default());
-        let events = [accepted, outcome].map(|event| Ok(v1::CreateSnapshotEvent { event: Some(event) }));
-        Ok(futures::stream::iter(events).boxed())
+        let rest = futures::stream::iter([accepted, outcome].map(sent));
+        Ok(queued.chain(rest).boxed())
     }
 
     async fn verify(

@@ -1,6 +1,7 @@
 //! Making and publishing a snapshot.
 //!
-//! 1. Decide (pure, `core::decline`), under the lock that counts exports; read the pointer; accept.
+//! 1. Decide (pure, `core::decline`), under the lock that counts exports. When as many run as may, wait for a turn
+//!    (`queue`) and decide again. Read the pointer; accept.
 //! 2. Checkpoint into `staging/exports/<snapshot_id>`. A crash leaves the folder; the next start removes it.
 //! 3. Have the host open the checkpoint and read it through: all facts come from there, not from memory.
 //! 4. Publish: upload, then swap the pointer (`Repository::publish`, which says what a crash leaves there).
@@ -12,6 +13,7 @@
 use super::{
     export_job::{CreateSnapshot, ExportEvent, ExportFailure, ExportJob, Place, PublishedExport, chain},
     host::{CheckpointFacts, HostError, PartitionHost},
+    queue::ExportCounts,
     snapshot_agent::Shared,
     staging::{StagingFolder, StagingKind},
 };
@@ -19,6 +21,7 @@ use crate::{
     core::{
         ArchivedSnapshot, Coverage, Decline, ExportFacts, ReplicaStatus, check_owner, coverage, decide_export,
     },
+    failpoint,
     metrics::{self, ExportOutcome},
 };
 use futures::{
@@ -29,7 +32,11 @@ use snapshot_store::{
     Incarnation, Lsn, PartitionId, PublishError, Published, ReplicaRole, SnapshotId, SnapshotUpload,
     StoreError, format::Producer,
 };
-use std::{error::Error, pin::pin, sync::Arc};
+use std::{
+    error::Error,
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+};
 use tokio::time::Instant;
 
 /// Decides about `request` and, if it is taken on, starts the task. Returns the events for the caller.
@@ -78,7 +85,7 @@ fn admit(shared: &Shared, request: &CreateSnapshot) -> Admission {
     let snapshot_id = SnapshotId::new(shared.seams.ulid());
 
     let mut slots = shared.lock();
-    let exports_running = slots.values().filter(|slot| slot.export.is_some()).count();
+    let exports = ExportCounts::of(&slots);
     let slot = slots.get_mut(&request.partition);
     let job = slot.as_ref().and_then(|slot| slot.export.clone());
     if let Some(job) = &job
@@ -96,13 +103,20 @@ fn admit(shared: &Shared, request: &CreateSnapshot) -> Admission {
         min_lsn: request.min_lsn,
         replica: status.as_ref().map(|status| (&status.state, status.applied_lsn)),
         running: job.map(|job| job.request_id),
-        exports_running,
+        exports_running: exports.running,
+        exports_queued: exports.queued,
         exports_max: shared.config.exports_max.max(1),
+        exports_queue_max: shared.config.exports_queue_max,
         stopping: shared.stop.is_cancelled(),
     });
     match (decided, slot, host, status) {
         (Ok(lsn), Some(slot), Some(host), Some(ReplicaStatus { incarnation, .. })) => {
-            let job = ExportJob::new(request.request_id, snapshot_id, lsn, shared.stop.child_token());
+            let cancel = shared.stop.child_token();
+            let number = shared.export_numbers.fetch_add(1, Ordering::Relaxed);
+            let job = ExportJob::new(request.request_id, snapshot_id, number, lsn, cancel);
+            if exports.running >= shared.config.exports_max.max(1) {
+                job.queue_behind(exports.queued);
+            }
             slot.export = Some(Arc::clone(&job));
             Admission::Start {
                 job,
@@ -142,13 +156,46 @@ impl Unpublished {
 impl From<HostError> for Unpublished {
     fn from(error: HostError) -> Self {
         let reason = match &error {
+            full if full.is_full_disk() => ExportFailure::DiskFull,
             HostError::Corrupt(_) => ExportFailure::Corrupt,
             HostError::Mismatch(_) => ExportFailure::Mismatch,
             HostError::Unavailable(_) | HostError::Unsupported => ExportFailure::Unavailable,
+            HostError::NoSpace(_) => ExportFailure::DiskFull,
             HostError::Io(_) => ExportFailure::Local,
         };
         Unpublished::failed(reason, &error)
     }
+}
+
+/// Waits for the turn of an export that was queued, and decides again, because time has passed: returns the incarnation
+/// the replica has now.
+async fn wait_turn(
+    shared: &Shared,
+    job: &ExportJob,
+    host: &dyn PartitionHost,
+    request: &CreateSnapshot,
+) -> Result<Option<Incarnation>, Unpublished> {
+    let _waiting = metrics::export_queued();
+    tokio::select! {
+        () = job.turn() => {}
+        () = job.cancel.cancelled() => {}
+    }
+    ensure_wanted(job)?;
+    let status = host.status();
+    let decided = decide_export(&ExportFacts {
+        partition: request.partition,
+        min_lsn: request.min_lsn,
+        replica: Some((&status.state, status.applied_lsn)),
+        // The place is its own.
+        running: None,
+        exports_running: 0,
+        exports_queued: 0,
+        exports_max: 1,
+        exports_queue_max: 0,
+        stopping: shared.stop.is_cancelled(),
+    });
+    job.move_up_to(decided.map_err(Unpublished::Declined)?);
+    Ok(status.incarnation)
 }
 
 async fn run(
@@ -157,10 +204,19 @@ async fn run(
     incarnation: Option<Incarnation>,
     request: CreateSnapshot,
 ) {
-    let _running = metrics::export_began();
-    let began = Instant::now();
     let (partition, job) = (place.partition, Arc::clone(&place.job));
-    let outcome = match export(&place.shared, &*host, &job, incarnation, &request).await {
+    let incarnation = match job.is_queued() {
+        false => Ok(incarnation),
+        true => wait_turn(&place.shared, &job, &*host, &request).await,
+    };
+    let began = Instant::now();
+    let running = incarnation.is_ok().then(metrics::export_began);
+    let result = match incarnation {
+        Ok(incarnation) => export(&place.shared, &*host, &job, incarnation, &request).await,
+        Err(unpublished) => Err(unpublished),
+    };
+    drop(running);
+    let outcome = match result {
         Ok((published, role)) => {
             let entry = &published.entry;
             let (snapshot_id, lsn) = (entry.snapshot_id, entry.lsn);
@@ -219,14 +275,16 @@ async fn export(
     }
     job.accept();
     shared.discard_downloads(request.partition);
-    let _room = shared.staging.reserve(0).await.map_err(no_room)?;
+    let _room = shared.staging.reserve(0).await?;
     let folder = shared
         .staging
         .folder(StagingKind::Export, &job.snapshot_id.to_string())
         .await
         .map_err(HostError::Io)?;
     let result = checkpoint_and_publish(shared, host, job, incarnation, request, &folder).await;
+    failpoint::reached("export: the upload is over");
     folder.remove().await;
+    failpoint::reached("export: the checkpoint is removed");
     result
 }
 
@@ -249,15 +307,16 @@ async fn ask_pointer(
     };
     check_owner(&pointer, shared.config.cluster.fingerprint, partition)
         .map_err(|error| Unpublished::failed(ExportFailure::StoreUnusable, &error))?;
-    match coverage(&pointer, incarnation, job.lsn, &request.distrusted) {
+    let lsn = job.lsn();
+    match coverage(&pointer, incarnation, lsn, &request.distrusted) {
         Coverage::Uncovered => Ok(()),
         Coverage::Trusted(entry) => Err(Unpublished::Declined(Decline::Covered {
             partition,
-            applied: job.lsn,
+            applied: lsn,
             snapshot_id: entry.snapshot_id,
             archived: entry.lsn,
         })),
-        Coverage::Distrusted(entry) => Err(needs_newer(partition, job.lsn, entry.lsn)),
+        Coverage::Distrusted(entry) => Err(needs_newer(partition, lsn, entry.lsn)),
     }
 }
 
@@ -290,10 +349,12 @@ async fn checkpoint_and_publish(
 ) -> Result<(Published, ReplicaRole), Unpublished> {
     ensure_wanted(job)?;
     host.checkpoint(folder.path()).await?;
+    failpoint::reached("export: the checkpoint is made");
     let created_at = shared.seams.clock.now();
     let role = host.status().role;
     ensure_wanted(job)?;
     let facts = host.inspect(folder.path()).await?;
+    failpoint::reached("export: the checkpoint is read");
     check_facts(shared, job, incarnation, request, &facts)?;
     ensure_wanted(job)?;
     let policy = shared
@@ -328,7 +389,7 @@ async fn checkpoint_and_publish(
             .and_then(|slot| slot.trimmed),
         distrusted: request.distrusted.clone(),
     };
-    let published = publish(shared, &upload, job).await.map_err(no_room)?;
+    let published = publish(shared, &upload, job).await?;
     published
         .map(|published| (published, role))
         .map_err(|error| unpublished(error, request, facts.lsn))
@@ -354,10 +415,6 @@ async fn publish(
     }
 }
 
-fn no_room(error: HostError) -> Unpublished {
-    Unpublished::failed(ExportFailure::Local, &error)
-}
-
 /// Checks that the checkpoint is what the request was accepted for.
 fn check_facts(
     shared: &Shared,
@@ -374,8 +431,12 @@ fn check_facts(
         format!("it holds partition {}", facts.key_range.partition)
     } else if let Some(incarnation) = incarnation.filter(|incarnation| *incarnation != facts.incarnation) {
         format!("it is of incarnation {}, not {incarnation}", facts.incarnation)
-    } else if facts.lsn < job.lsn {
-        format!("it holds {}, although {} was applied before", facts.lsn, job.lsn)
+    } else if facts.lsn < job.lsn() {
+        format!(
+            "it holds {}, although {} was applied before",
+            facts.lsn,
+            job.lsn()
+        )
     } else {
         return Ok(());
     };

@@ -1,9 +1,9 @@
 //! What a caller sees of an export, and the export as its task and the agent share it.
 
-use super::snapshot_agent::Shared;
+use super::{queue::give_turns, snapshot_agent::Shared};
 use crate::{
     core::{Decline, RunningExport},
-    metrics,
+    failpoint, metrics,
 };
 use futures::{
     StreamExt as _,
@@ -11,7 +11,7 @@ use futures::{
 };
 use snapshot_store::{Lsn, PartitionId, Progress, ReplicaRole, RequestId, SnapshotId};
 use std::{error::Error, fmt::Write as _, sync::Arc, time::Duration};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 /// A request for a snapshot.
@@ -54,8 +54,10 @@ pub struct PublishedExport {
 pub enum ExportFailure {
     /// It was cancelled, or the node stopped.
     Cancelled,
-    /// Disk trouble, or too little room.
+    /// Disk trouble.
     Local,
+    /// The node's disk is full, or its reserve is touched.
+    DiskFull,
     /// The checkpoint cannot be read through: the local state is damaged.
     Corrupt,
     /// The checkpoint is not of this cluster, partition or log, or is behind what was applied.
@@ -83,6 +85,7 @@ impl ExportFailure {
         match self {
             ExportFailure::Cancelled => "cancelled",
             ExportFailure::Local => "local",
+            ExportFailure::DiskFull => "disk-full",
             ExportFailure::Corrupt => "corrupt",
             ExportFailure::Mismatch => "mismatch",
             ExportFailure::Unavailable => "unavailable",
@@ -99,11 +102,16 @@ impl ExportFailure {
 /// What a caller sees of an export.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExportEvent {
+    /// It waits for its turn. Told when that begins, whenever it moves up, and now and then meanwhile.
+    Queued {
+        /// How many others wait before it.
+        ahead: u32,
+    },
     /// It began.
     Accepted {
         /// The attempt.
         snapshot_id: SnapshotId,
-        /// LSN applied at that moment; the snapshot holds at least that.
+        /// LSN applied when its turn came; the snapshot holds at least that.
         lsn: Lsn,
     },
     /// Bytes were transferred.
@@ -126,20 +134,28 @@ pub enum ExportEvent {
     },
 }
 
-/// An export that is running: what callers watch, and the way to stop it.
+/// How often a watcher of a waiting export is told that it still waits: well below the silence after which an admin takes
+/// the node for lost.
+const QUEUED_SAID_EVERY: Duration = Duration::from_secs(30);
+
+/// An export that is running or waits: what callers watch, and the way to stop it.
 #[derive(Debug)]
 pub(super) struct ExportJob {
     pub(super) request_id: RequestId,
     pub(super) cancel: CancellationToken,
     pub(super) snapshot_id: SnapshotId,
-    /// Applied LSN when it was decided.
-    pub(super) lsn: Lsn,
+    /// Grows with every export: they have their turns in this order.
+    pub(super) number: u64,
     view: watch::Sender<ExportView>,
 }
 
 /// How far an export is. A watcher that is slow misses intermediate numbers and nothing else.
 #[derive(Clone, Debug, Default)]
 struct ExportView {
+    /// How many others wait before it; `None` once its turn has come.
+    ahead: Option<u32>,
+    /// Applied LSN when it was taken on, later when its turn came.
+    lsn: Lsn,
     accepted: bool,
     bytes_done: u64,
     bytes_total: u64,
@@ -150,16 +166,54 @@ impl ExportJob {
     pub(super) fn new(
         request_id: RequestId,
         snapshot_id: SnapshotId,
+        number: u64,
         lsn: Lsn,
         cancel: CancellationToken,
     ) -> Arc<Self> {
+        let view = ExportView {
+            lsn,
+            ..ExportView::default()
+        };
         Arc::new(ExportJob {
             request_id,
             cancel,
             snapshot_id,
-            lsn,
-            view: watch::Sender::default(),
+            number,
+            view: watch::Sender::new(view),
         })
+    }
+
+    /// Returns the applied LSN it was taken on with.
+    pub(super) fn lsn(&self) -> Lsn {
+        self.view.borrow().lsn
+    }
+
+    /// Whether it waits for its turn.
+    pub(super) fn is_queued(&self) -> bool {
+        self.view.borrow().ahead.is_some()
+    }
+
+    /// Notes how many others wait before it.
+    pub(super) fn queue_behind(&self, others: usize) {
+        let others = u32::try_from(others).unwrap_or(u32::MAX);
+        self.view
+            .send_if_modified(|view| view.ahead.replace(others) != Some(others));
+    }
+
+    /// Notes that its turn has come.
+    pub(super) fn take_turn(&self) {
+        self.view.send_modify(|view| view.ahead = None);
+    }
+
+    /// Waits for its turn; returns at once when it has come.
+    pub(super) async fn turn(&self) {
+        // The sender is this job's own, so waiting cannot fail.
+        drop(self.view.subscribe().wait_for(|view| view.ahead.is_none()).await);
+    }
+
+    /// Notes what the replica has applied by now.
+    pub(super) fn move_up_to(&self, lsn: Lsn) {
+        self.view.send_modify(|view| view.lsn = lsn);
     }
 
     /// Tells watchers that the work begins.
@@ -172,9 +226,10 @@ impl ExportJob {
         RunningExport {
             request_id: self.request_id,
             snapshot_id: self.snapshot_id,
-            lsn: self.lsn,
+            lsn: view.lsn,
             bytes_done: view.bytes_done,
             bytes_total: view.bytes_total,
+            ahead: view.ahead,
         }
     }
 
@@ -183,6 +238,7 @@ impl ExportJob {
         struct Watcher {
             job: Arc<ExportJob>,
             view: watch::Receiver<ExportView>,
+            queued: Option<u32>,
             accepted: bool,
             told: (u64, u64),
             finished: bool,
@@ -190,6 +246,7 @@ impl ExportJob {
         let watcher = Watcher {
             job: Arc::clone(self),
             view: self.view.subscribe(),
+            queued: None,
             accepted: false,
             told: (0, 0),
             finished: false,
@@ -198,11 +255,17 @@ impl ExportJob {
             // Each round ends in an event or waits for a change; the outcome is the last change.
             while !watcher.finished {
                 let view = watcher.view.borrow_and_update().clone();
+                if watcher.queued != view.ahead {
+                    watcher.queued = view.ahead;
+                    if let Some(ahead) = view.ahead {
+                        return Some((ExportEvent::Queued { ahead }, watcher));
+                    }
+                }
                 if view.accepted && !watcher.accepted {
                     watcher.accepted = true;
                     let event = ExportEvent::Accepted {
                         snapshot_id: watcher.job.snapshot_id,
-                        lsn: watcher.job.lsn,
+                        lsn: view.lsn,
                     };
                     return Some((event, watcher));
                 }
@@ -225,9 +288,14 @@ impl ExportJob {
                     watcher.finished = true;
                     return Some((outcome, watcher));
                 }
-                // The job holds the sender, so this cannot fail while the watcher holds the job.
-                if watcher.view.changed().await.is_err() {
-                    return None;
+                let Some(ahead) = watcher.queued else {
+                    // The job holds the sender, so this cannot fail while the watcher holds the job.
+                    watcher.view.changed().await.ok()?;
+                    continue;
+                };
+                match timeout(QUEUED_SAID_EVERY, watcher.view.changed()).await {
+                    Ok(changed) => changed.ok()?,
+                    Err(_) => return Some((ExportEvent::Queued { ahead }, watcher)),
                 }
             }
             None
@@ -250,6 +318,7 @@ impl Progress for ExportJob {
 
     fn advanced(&self, bytes: u64) {
         metrics::uploaded(bytes);
+        failpoint::reached("export: bytes are sent");
         self.done(bytes);
     }
 
@@ -273,7 +342,8 @@ impl Place {
 
     /// Frees the place before anybody learns the outcome: whoever asks again upon it finds the place free.
     fn free(&self, outcome: Option<ExportEvent>) {
-        if let Some(slot) = self.shared.lock().get_mut(&self.partition)
+        let mut slots = self.shared.lock();
+        if let Some(slot) = slots.get_mut(&self.partition)
             && slot
                 .export
                 .as_ref()
@@ -283,7 +353,9 @@ impl Place {
             if let Some(ExportEvent::Published(published)) = &outcome {
                 slot.published = Some((self.job.request_id, published.clone()));
             }
+            give_turns(&slots, self.shared.config.exports_max.max(1));
         }
+        drop(slots);
         self.job.view.send_modify(|view| {
             if view.outcome.is_none() {
                 view.outcome = Some(outcome.unwrap_or_else(|| ExportEvent::Failed {

@@ -86,12 +86,29 @@ pub enum HostError {
     /// The host cannot do this now (not the leader, not open, shutting down).
     #[error("{0}")]
     Unavailable(String),
+    /// The disk has no room for it, or none beside its reserve.
+    #[error("the disk is full: {0}")]
+    NoSpace(String),
     /// The host never does this.
     #[error("not supported by this service")]
     Unsupported,
     /// Disk trouble.
     #[error("input or output failed")]
     Io(#[from] std::io::Error),
+}
+
+impl HostError {
+    /// Whether all it takes is room on the disk.
+    pub fn is_full_disk(&self) -> bool {
+        use std::io::ErrorKind;
+        match self {
+            HostError::NoSpace(_) => true,
+            HostError::Io(error) => {
+                matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// A partition whose state somebody else owns: what the snapshot agent needs of it.
@@ -111,7 +128,8 @@ pub trait PartitionHost: Send + Sync + 'static {
     async fn inspect(&self, dir: &Path) -> Result<CheckpointFacts, HostError>;
 
     /// Replaces the local state by the one in `dir`, which was verified against `manifest`, in one step. The old
-    /// state goes only when the new one is in place. `dir` is moved away.
+    /// state goes only when the new one is in place. `dir` is moved away, or holds the old state afterwards; what is in it
+    /// then is removed by the agent.
     ///
     /// With `manifest.origin` the snapshot was forked from another cluster, and the state in `dir` still says that it
     /// belongs to that one ([`Manifest::state_identity`]). The host then first makes it say `manifest.cluster` and

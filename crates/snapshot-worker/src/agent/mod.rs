@@ -5,7 +5,7 @@
 //! | `host` | the seam to whoever owns the state |
 //! | `column_family` | checkpoints for hosts with several partitions in one RocksDB |
 //! | `snapshot_agent` | the agent of one node: partitions, status, limits |
-//! | `export`, `export_job` | makes and publishes a snapshot |
+//! | `export`, `export_job`, `queue` | makes and publishes a snapshot, in its turn |
 //! | `restore`, `restore_job` | brings a published snapshot into a partition |
 //! | `repair` | what operators order: skipping a record, rebuilding a state |
 //! | `verify`, `compare` | checks a published snapshot |
@@ -21,6 +21,7 @@ mod export_job;
 mod host;
 mod identity;
 mod policy;
+mod queue;
 mod repair;
 mod restore;
 mod restore_job;

@@ -27,6 +27,7 @@ use crate::{
     core::{
         ArchivedSnapshot, FinishedRestore, RestoreCandidates, RestoreNeed, RestorePhase, restore_candidates,
     },
+    failpoint,
     metrics::{self, RestoreResult},
 };
 use snapshot_store::{
@@ -241,6 +242,7 @@ impl Attempt<'_> {
             Err(Missed::Download(DownloadError::Local(error))) => return Err(self.local(error.into())),
             Err(Missed::NoRoom(error)) => return Err(self.local(error)),
         };
+        failpoint::reached("restore: all files are complete");
         self.job.enter(RestorePhase::Checking);
         match self.inspect(&folder.path, &manifest).await {
             Ok(None) => {}
@@ -249,12 +251,15 @@ impl Attempt<'_> {
             Err(HostError::Mismatch(detail)) => return Ok(Tried::Unfit(detail)),
             Err(error) => return Err(self.local(error)),
         }
+        failpoint::reached("restore: the snapshot is checked");
         self.job.enter(RestorePhase::Installing);
         self.host
             .install(&folder.path, &manifest)
             .await
             .map_err(|error| self.local(error))?;
+        failpoint::reached("restore: the snapshot is installed");
         self.shared.staging.discard_downloads(self.partition).await;
+        failpoint::reached("restore: staging is empty");
         Ok(Tried::Installed)
     }
 

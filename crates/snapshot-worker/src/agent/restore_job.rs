@@ -3,6 +3,7 @@
 use super::{export_job::chain, host::HostError};
 use crate::{
     core::{FinishedRestore, RestoreKind, RestorePhase, RunningRestore, estimate},
+    failpoint,
     metrics::{self, RestoreResult, ReuseSource},
 };
 use snapshot_store::{Incarnation, Lsn, PartitionId, Progress, StoreError, format::PointerEntry};
@@ -227,6 +228,7 @@ impl Progress for RestoreJob {
 
     fn advanced(&self, bytes: u64) {
         metrics::downloaded(bytes);
+        failpoint::reached("restore: bytes are read");
         self.advance(|running| running.bytes_downloaded += bytes);
     }
 
@@ -242,5 +244,6 @@ impl Progress for RestoreJob {
 
     fn file_done(&self) {
         self.advance(|running| running.files_done += 1);
+        failpoint::reached("restore: a file is complete");
     }
 }

@@ -63,7 +63,7 @@ impl RoomLedger {
     pub(super) async fn until_short(&self) -> HostError {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            if let Err(short @ HostError::Unavailable(_)) = self.check(0).await {
+            if let Err(short @ HostError::NoSpace(_)) = self.check(0).await {
                 return short;
             }
         }
@@ -77,9 +77,8 @@ impl RoomLedger {
             promised: self.promised.load(Ordering::Relaxed),
             reserve: self.reserve,
         };
-        room_for(wanted, disk).map_err(|short| {
-            HostError::Unavailable(format!("on the disk of {} {short}", self.folder.display()))
-        })
+        room_for(wanted, disk)
+            .map_err(|short| HostError::NoSpace(format!("on the disk of {} {short}", self.folder.display())))
     }
 }
 
@@ -205,6 +204,6 @@ mod tests {
         assert!(tokio::time::timeout(patience, &mut waiting).await.is_err());
         free.store(899, Ordering::Relaxed);
         let short = tokio::time::timeout(patience, &mut waiting).await.unwrap();
-        assert!(matches!(short, HostError::Unavailable(_)), "{short}");
+        assert!(matches!(short, HostError::NoSpace(_)), "{short}");
     }
 }

@@ -74,6 +74,7 @@ fn host_error(partition: PartitionId, source: &HostError) -> Status {
         HostError::Unavailable(_) => (Code::FailedPrecondition, "unavailable"),
         HostError::Mismatch(_) => (Code::FailedPrecondition, "mismatch"),
         HostError::Corrupt(_) => (Code::DataLoss, "corrupt"),
+        HostError::NoSpace(_) => (Code::ResourceExhausted, "disk-full"),
         HostError::Io(_) => (Code::Internal, "local"),
     };
     let message = format!("partition {partition}: {}", chain(source as &dyn Error));
@@ -153,6 +154,8 @@ impl WorkerService for AgentService {
         let unchanged = request.known_version == version;
         let partitions = if unchanged { Vec::new() } else { partitions };
         let config = &shared.config;
+        let exports = shared.export_counts();
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         Ok(Response::new(v1::WorkerStatus {
             node: config.node.to_string(),
             node_generation: shared.node_generation.clone(),
@@ -161,8 +164,10 @@ impl WorkerService for AgentService {
             version,
             unchanged,
             partitions: partitions.into_iter().map(wire::replica_status).collect(),
-            exports_running: u32::try_from(shared.exports_running()).unwrap_or(u32::MAX),
-            exports_max: u32::try_from(config.exports_max.max(1)).unwrap_or(u32::MAX),
+            exports_running: count(exports.running),
+            exports_max: count(config.exports_max.max(1)),
+            exports_queued: count(exports.queued),
+            exports_queue_max: count(config.exports_queue_max),
         }))
     }
 

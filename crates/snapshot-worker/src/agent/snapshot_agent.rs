@@ -7,6 +7,7 @@ use super::{
     host::PartitionHost,
     identity::LocalIdentity,
     policy::WorkerPolicy,
+    queue::ExportCounts,
     repair::{self, Covering},
     restore,
     restore_job::{RestoreError, RestoreOutcome, RestoreRequest},
@@ -29,7 +30,7 @@ use std::{
     collections::BTreeMap,
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 use tokio::sync::{Semaphore, watch};
@@ -55,6 +56,8 @@ pub struct AgentConfig {
     pub data_dir: PathBuf,
     /// Snapshots of different partitions that it makes at once, at least 1.
     pub exports_max: usize,
+    /// Snapshots that wait for their turn at most; a request beyond that is declined as busy.
+    pub exports_queue_max: usize,
     /// Restores that it runs at once, at least 1.
     pub restores_max: usize,
     /// Bytes that staging leaves free on the file system of `data_dir`.
@@ -110,6 +113,8 @@ pub(super) struct Shared {
     pub(super) staging: Staging,
     archived: ArchivedFolder,
     slots: Mutex<BTreeMap<PartitionId, Slot>>,
+    /// Number of the next export: they have their turns in the order of their numbers.
+    pub(super) export_numbers: AtomicU64,
     pub(super) restores: Semaphore,
     pub(super) verifications: Semaphore,
     /// Cancelled when the node stops; parent of every export's own token.
@@ -160,6 +165,7 @@ impl SnapshotAgent {
         let version = 1 + (seams.entropy.next_u64() >> 16);
         Ok(SnapshotAgent {
             shared: Arc::new(Shared {
+                export_numbers: AtomicU64::new(0),
                 restores: Semaphore::new(config.restores_max.max(1)),
                 verifications: Semaphore::new(VERIFICATIONS_MAX),
                 stop: CancellationToken::new(),
@@ -198,14 +204,17 @@ impl SnapshotAgent {
     /// Makes and publishes a snapshot, as a task of its own: dropping the events does not stop it. Repeating a
     /// request under the same id joins the export that is running, or repeats its answer when it published.
     ///
-    /// The events are `Accepted`, then `Progress`, and at last one of `Published`, `Declined` and `Failed`; a
-    /// decline may come without the others. Must be called within a Tokio runtime.
+    /// When as many are made as may be, the request waits for its turn; exports are made in the order in which they were
+    /// asked for.
+    ///
+    /// The events are `Queued` while it waits, `Accepted`, then `Progress`, and at last one of `Published`, `Declined` and
+    /// `Failed`; a decline may come without the others. Must be called within a Tokio runtime.
     pub fn create_snapshot(&self, request: CreateSnapshot) -> BoxStream<'static, ExportEvent> {
         export::begin(&self.shared, request)
     }
 
-    /// Cancels the export of `partition` if it answers `request_id`; says whether it did. It takes effect between
-    /// two steps of the export and during the upload, never in the middle of a pointer swap.
+    /// Cancels the export of `partition` if it answers `request_id`; says whether it did. One that waits for its turn ends
+    /// at once; else it takes effect between two steps of the export and during the upload, never in the middle of a pointer swap.
     pub fn cancel(&self, partition: PartitionId, request_id: RequestId) -> bool {
         match self
             .shared
@@ -360,8 +369,8 @@ impl Shared {
         }
     }
 
-    pub(super) fn exports_running(&self) -> usize {
-        self.lock().values().filter(|slot| slot.export.is_some()).count()
+    pub(super) fn export_counts(&self) -> ExportCounts {
+        ExportCounts::of(&self.lock())
     }
 
     pub(super) fn status(&self) -> Vec<ReplicaStatus> {

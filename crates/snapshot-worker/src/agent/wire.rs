@@ -211,6 +211,7 @@ pub(super) fn replica_status(status: ReplicaStatus) -> v1::ReplicaStatus {
             lsn: export.lsn.get(),
             bytes_done: export.bytes_done,
             bytes_total: export.bytes_total,
+            ahead: export.ahead,
         }),
         restore: status.restore.map(running_restore),
         last_restore: status.last_restore.map(finished_restore),
@@ -286,6 +287,7 @@ pub(super) fn rebuild_reply(plan: &RebuildPlan) -> v1::RebuildPartitionReply {
 pub(super) fn export_event(event: ExportEvent) -> v1::CreateSnapshotEvent {
     use v1::create_snapshot_event::Event;
     let event = match event {
+        ExportEvent::Queued { ahead } => Event::Queued(v1::SnapshotQueued { ahead }),
         ExportEvent::Accepted { snapshot_id, lsn } => Event::Accepted(v1::SnapshotAccepted {
             snapshot_id: snapshot_id.to_string(),
             lsn: lsn.get(),

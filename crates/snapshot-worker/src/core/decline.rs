@@ -19,8 +19,12 @@ pub struct ExportFacts<'a> {
     pub running: Option<RequestId>,
     /// Snapshots of all partitions that are being made on this node.
     pub exports_running: usize,
+    /// Snapshots of all partitions that wait for their turn.
+    pub exports_queued: usize,
     /// The most it makes at once.
     pub exports_max: usize,
+    /// The most that wait.
+    pub exports_queue_max: usize,
     /// Whether the node is stopping.
     pub stopping: bool,
 }
@@ -76,8 +80,10 @@ pub enum Decline {
         /// Its LSN.
         archived: Lsn,
     },
-    /// The node makes as many snapshots as it may.
-    #[error("partition {partition}: this node is making {running} snapshots and may make {max} at once")]
+    /// The node makes as many snapshots as it may, and as many as may wait do.
+    #[error(
+        "partition {partition}: this node is making {running} snapshots of at most {max}, and {queued} of at most {queue_max} wait"
+    )]
     Busy {
         /// The partition.
         partition: PartitionId,
@@ -85,6 +91,10 @@ pub enum Decline {
         running: usize,
         /// The most it makes at once.
         max: usize,
+        /// How many wait for their turn.
+        queued: usize,
+        /// The most that wait.
+        queue_max: usize,
     },
     /// The node is stopping.
     #[error("partition {partition}: this node is stopping")]
@@ -165,11 +175,14 @@ pub fn decide_export(facts: &ExportFacts<'_>) -> Result<Lsn, Decline> {
             });
         }
     };
-    if facts.exports_running >= facts.exports_max {
+    let taken = facts.exports_running.saturating_add(facts.exports_queued);
+    if taken >= facts.exports_max.saturating_add(facts.exports_queue_max) {
         return Err(Decline::Busy {
             partition,
             running: facts.exports_running,
             max: facts.exports_max,
+            queued: facts.exports_queued,
+            queue_max: facts.exports_queue_max,
         });
     }
     Ok(applied)
@@ -225,7 +238,9 @@ mod tests {
             replica: Some((&active, Some(lsn(10)))),
             running: None,
             exports_running: 1,
+            exports_queued: 0,
             exports_max: 2,
+            exports_queue_max: 0,
             stopping: false,
         };
         let table: &[(&str, ExportFacts<'_>, Result<Lsn, &str>)] = &[
@@ -304,6 +319,26 @@ mod tests {
                 Err("busy"),
             ),
             (
+                "node full, room in its queue",
+                ExportFacts {
+                    exports_running: 2,
+                    exports_queued: 2,
+                    exports_queue_max: 3,
+                    ..good
+                },
+                Ok(lsn(10)),
+            ),
+            (
+                "queue full",
+                ExportFacts {
+                    exports_running: 2,
+                    exports_queued: 3,
+                    exports_queue_max: 3,
+                    ..good
+                },
+                Err("busy"),
+            ),
+            (
                 "stopping",
                 ExportFacts {
                     stopping: true,
@@ -335,7 +370,9 @@ mod tests {
             replica: Some((&state, Some(Lsn::new(123)))),
             running: None,
             exports_running: 0,
+            exports_queued: 0,
             exports_max: 1,
+            exports_queue_max: 0,
             stopping: false,
         };
         let message = decide_export(&facts).unwrap_err().to_string();

@@ -30,6 +30,8 @@ pub enum BlockedReason {
     PoisonRecord,
     /// The local state cannot be read or written.
     LocalState,
+    /// The disk has no room for what the partition has to write.
+    DiskFull,
     /// The state was written by another or a newer state machine.
     StateVersion,
 }
@@ -47,6 +49,7 @@ impl BlockedReason {
         BlockedReason::StoreUnusable,
         BlockedReason::PoisonRecord,
         BlockedReason::LocalState,
+        BlockedReason::DiskFull,
         BlockedReason::StateVersion,
     ];
 
@@ -63,6 +66,7 @@ impl BlockedReason {
             BlockedReason::StoreUnusable => "store-unusable",
             BlockedReason::PoisonRecord => "poison-record",
             BlockedReason::LocalState => "local-state",
+            BlockedReason::DiskFull => "disk-full",
             BlockedReason::StateVersion => "state-version",
         }
     }
@@ -92,8 +96,9 @@ impl BlockedReason {
                 "update this node's software so that it can apply the record, or have all replicas pass over it with `tidemark partitions skip`"
             }
             BlockedReason::LocalState => {
-                "check disk space and permissions of the data folder; retried by itself"
+                "check the disk and the permissions of the data folder; retried by itself"
             }
+            BlockedReason::DiskFull => "make room on the disk of the data folder; retried by itself",
             BlockedReason::StateVersion => "update this node's software to the version that wrote the state",
         }
     }
@@ -179,7 +184,7 @@ pub struct ArchivedSnapshot {
     pub log_bytes: u64,
 }
 
-/// A snapshot that is being made.
+/// A snapshot that is being made, or is to be made when its turn comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RunningExport {
     /// The request it answers.
@@ -192,6 +197,8 @@ pub struct RunningExport {
     pub bytes_done: u64,
     /// Bytes in all; 0 while unknown.
     pub bytes_total: u64,
+    /// How many others wait before it; `None` once its turn has come.
+    pub ahead: Option<u32>,
 }
 
 /// How far a restore is.
@@ -340,7 +347,7 @@ pub struct ReplicaStatus {
     pub chain: ChainTrail,
     /// The state machine in use.
     pub state_machine: StateMachineVersion,
-    /// The snapshot being made.
+    /// The snapshot being made, or waiting to be made.
     pub export: Option<RunningExport>,
     /// The snapshot being restored.
     pub restore: Option<RunningRestore>,

@@ -6,7 +6,10 @@ use super::{
     state_machine::{ApplyError, Changes, StateMachine, Transaction},
     store::{StateError, StateStore},
 };
-use crate::core::{Outcome, PoisonRecord, Record, Verdict, judge};
+use crate::{
+    core::{Outcome, PoisonRecord, Record, Verdict, judge},
+    failpoint,
+};
 use bytes::Bytes;
 use snapshot_store::{Leadership, Lsn, RecordHash};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -77,7 +80,9 @@ pub(super) fn apply_run(
         metadata.last_record = records.get(last).map(|bytes| RecordHash::of(bytes));
         metadata.state_machine.version = machine.version();
         changes.insert(METADATA_KEY.to_vec(), Some(metadata.encode()));
+        failpoint::reached("apply: before the write");
         store.write(&changes)?;
+        failpoint::reached("apply: written");
     }
     Ok(AppliedRun {
         metadata,

@@ -13,7 +13,7 @@ use super::{
     task::{Halt, Local, Task, halt_of_log, halt_of_read, halt_of_state},
 };
 use crate::{
-    agent::{RestoreError, RestoreOutcome, RestoreRequest, ReuseLocal},
+    agent::{HostError, RestoreError, RestoreOutcome, RestoreRequest, ReuseLocal},
     core::{
         BlockedReason, Chain, LocalFacts, LogFacts, PartitionState, RestoreKind, StartStep,
         may_replay_from_first, next_step,
@@ -126,7 +126,10 @@ impl Task {
     async fn open_local(&mut self) -> Result<(), Halt> {
         let replica = Arc::clone(&self.replica);
         let opened = self.replica.blocking.run(move || {
-            let failed = |error: std::io::Error| StateError::Failed(error.to_string());
+            let failed = |error: std::io::Error| match HostError::from(error) {
+                full if full.is_full_disk() => StateError::NoSpace(with_causes(&full)),
+                error => StateError::Failed(with_causes(&error)),
+            };
             replica.dirs.recover().map_err(failed)?;
             if !replica.dirs.state().try_exists().map_err(failed)? {
                 return Ok(None);
@@ -377,6 +380,7 @@ fn blocked_reason(error: &RestoreError) -> BlockedReason {
         RestoreError::StoreUnavailable { .. } => BlockedReason::StoreUnavailable,
         RestoreError::StoreUnusable { .. } => BlockedReason::StoreUnusable,
         RestoreError::Unfit { .. } => BlockedReason::StateVersion,
+        RestoreError::Local { source, .. } if source.is_full_disk() => BlockedReason::DiskFull,
         RestoreError::Local { .. } => BlockedReason::LocalState,
     }
 }

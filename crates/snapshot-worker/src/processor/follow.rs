@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     core::{BlockedReason, PartitionState},
-    metrics,
+    failpoint, metrics,
 };
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
@@ -73,7 +73,7 @@ impl Task {
                 }
                 Event::Order(order) => self.take_order(order).map_or(Ok(()), Err),
                 Event::Appended(result) => self.on_appended(result),
-                Event::Flushed(result) => self.on_flushed(result),
+                Event::Flushed(result) => self.on_flushed(result).map(|()| self.note_caught_up(tail)),
                 Event::Read(item) => self.on_read(item, &mut records, tail).await,
                 Event::Timer => Ok(()),
             };
@@ -100,6 +100,10 @@ impl Task {
     fn note_caught_up(&mut self, tail: Lsn) {
         let caught_up = self.applied().is_some_and(|applied| applied.next() >= tail);
         if caught_up && self.replica.status.borrow().state == PartitionState::CatchingUp {
+            if self.flush_first {
+                self.flush_at = Some(Instant::now());
+                return;
+            }
             self.set_state(PartitionState::Active);
             self.agent.discard_downloads(self.replica.partition);
             self.discard_due = true;
@@ -163,7 +167,14 @@ impl Task {
         self.flush = Some(Flush {
             up_to: local.metadata.applied_lsn,
             log_bytes: local.metadata.log_bytes,
-            done: blocking.run(move || store.flush()).boxed(),
+            done: blocking
+                .run(move || {
+                    failpoint::reached("flush: begun");
+                    let flushed = store.flush();
+                    failpoint::reached("flush: done");
+                    flushed
+                })
+                .boxed(),
         });
     }
 
@@ -173,6 +184,7 @@ impl Task {
         };
         result.map_err(|error| halt_of_state(&error))?;
         metrics::flushed();
+        self.flush_first = false;
         self.replica.note_durable(flush.up_to, flush.log_bytes);
         metrics::replica_moved(&self.replica.status.borrow());
         Ok(())

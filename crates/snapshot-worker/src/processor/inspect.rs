@@ -56,6 +56,7 @@ pub(crate) fn host_error(error: StateError) -> HostError {
     match error {
         StateError::Corrupt(detail) => HostError::Corrupt(detail),
         error @ StateError::Newer { .. } => HostError::Mismatch(error.to_string()),
+        StateError::NoSpace(detail) => HostError::NoSpace(detail),
         StateError::Failed(detail) => HostError::Io(std::io::Error::other(detail)),
     }
 }

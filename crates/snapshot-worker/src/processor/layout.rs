@@ -1,10 +1,13 @@
 //! The folders of one partition, and how its state is replaced.
 //!
-//! A state is replaced by three renames, none of which destroys anything:
+//! A state is replaced in one step: it and the finished download change places. A crash leaves one or the other in
+//! `state`, whole; what lies in the download's folder afterwards is the old one, and goes with the staging area.
+//!
+//! Where the file system cannot exchange two folders, there are three renames, none of which destroys anything:
 //!
 //! 1. `state` becomes `set-aside-replaced`. A crash here leaves no `state`: opening renames it back.
 //! 2. The finished download becomes `state`. A crash here leaves both: opening deletes the one set aside.
-//! 3. `set-aside-replaced` is deleted.
+//! 3. `set-aside-replaced` is deleted. A crash in the middle of that leaves the rest, which opening deletes.
 //!
 //! The database in `state` must be closed meanwhile: RocksDB re-creates files in the folder of an open one.
 //!
@@ -13,7 +16,8 @@
 //!
 //! A state that is being rebuilt is renamed to `set-aside-<reason>` and deleted when the partition is active again.
 
-use crate::core::RebuildReason;
+use super::exchange::{Exchanged, exchange};
+use crate::{core::RebuildReason, failpoint};
 use snapshot_store::{Incarnation, PartitionId};
 use std::{
     fs::{self, File},
@@ -58,21 +62,40 @@ impl PartitionDirs {
         }
     }
 
-    /// Puts the state in `staged` in place of the present one, which goes.
+    /// Puts the state in `staged` in place of the present one. That one goes, or lies in `staged` afterwards, for the
+    /// caller to remove.
     pub(super) fn replace(&self, staged: &Path) -> io::Result<()> {
+        self.replace_with(staged, exchange)
+    }
+
+    fn replace_with(
+        &self,
+        staged: &Path,
+        exchange: impl FnOnce(&Path, &Path) -> io::Result<Exchanged>,
+    ) -> io::Result<()> {
         self.recover()?;
         sync(staged)?;
-        let (state, replaced) = (self.state(), self.root.join(REPLACED));
-        if state.try_exists()? {
-            fs::rename(&state, &replaced)?;
-            sync(&self.root)?;
+        failpoint::reached("replace: the new state is durable");
+        let state = self.state();
+        if !state.try_exists()? {
+            fs::rename(staged, &state)?;
+        } else if exchange(staged, &state)? == Exchanged::Unsupported {
+            return self.replace_by_renames(staged);
         }
+        failpoint::reached("replace: the new state is in place");
+        sync(&self.root)?;
+        staged.parent().map_or(Ok(()), sync)
+    }
+
+    fn replace_by_renames(&self, staged: &Path) -> io::Result<()> {
+        let (state, replaced) = (self.state(), self.root.join(REPLACED));
+        fs::rename(&state, &replaced)?;
+        sync(&self.root)?;
+        failpoint::reached("replace: the old state is aside");
         fs::rename(staged, &state)?;
         sync(&self.root)?;
-        if replaced.try_exists()? {
-            fs::remove_dir_all(&replaced)?;
-        }
-        Ok(())
+        failpoint::reached("replace: the new state is beside the old one");
+        fs::remove_dir_all(&replaced)
     }
 
     /// Sets the present state aside until [`PartitionDirs::discard_set_aside`]. When one is aside already, the present
@@ -172,24 +195,68 @@ mod tests {
         fs::read_to_string(path.join("content")).ok()
     }
 
+    fn unsupported(_: &Path, _: &Path) -> io::Result<Exchanged> {
+        Ok(Exchanged::Unsupported)
+    }
+
     #[test]
-    fn replacing_leaves_the_new_state_alone() {
+    fn replacing_puts_the_new_state_in_place_and_keeps_nothing_beside_it() {
+        let ways: [fn(&Path, &Path) -> io::Result<Exchanged>; 2] = [exchange, unsupported];
+        for (way, old) in ways.iter().flat_map(|way| [(way, true), (way, false)]) {
+            let (dir, dirs) = dirs();
+            let staged = dir.path().join("staged");
+            folder(&staged, "new");
+            if old {
+                folder(&dirs.state(), "old");
+            }
+            dirs.replace_with(&staged, way).unwrap();
+            assert_eq!(content(&dirs.state()).as_deref(), Some("new"));
+            assert_eq!(fs::read_dir(&dirs.root).unwrap().count(), 1);
+            assert_ne!(content(&staged).as_deref(), Some("new"));
+        }
+    }
+
+    /// What a crash at one moment of a replacement leaves, and what the next start makes of it.
+    #[test]
+    fn a_crash_at_any_step_of_a_replacement_leaves_the_old_or_the_new_state() {
+        let moments = [
+            ("replace: the new state is durable", true, "old", Some("new")),
+            ("replace: the new state is in place", true, "new", Some("old")),
+            ("replace: the new state is durable", false, "old", Some("new")),
+            ("replace: the old state is aside", false, "old", Some("new")),
+            ("replace: the new state is beside the old one", false, "new", None),
+        ];
+        for (moment, in_one_step, expected, left) in moments {
+            let (dir, dirs) = dirs();
+            let staged = dir.path().join("staged");
+            folder(&dirs.state(), "old");
+            folder(&staged, "new");
+            let way = if in_one_step { exchange } else { unsupported };
+            failpoint::crash_at(moment, || dirs.replace_with(&staged, way).unwrap());
+            // What reads the folder without repairing it first finds a whole state, or none.
+            assert_ne!(content(&dirs.state()), Some(String::new()), "{moment}");
+            dirs.recover().unwrap();
+            assert_eq!(content(&dirs.state()).as_deref(), Some(expected), "{moment}");
+            assert_eq!(content(&staged).as_deref(), left, "{moment}");
+            assert_eq!(fs::read_dir(&dirs.root).unwrap().count(), 1, "{moment}");
+            // A replacement that did not take place can be repeated.
+            if left == Some("new") {
+                dirs.replace_with(&staged, way).unwrap();
+                assert_eq!(content(&dirs.state()).as_deref(), Some("new"), "{moment}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_replacement_that_cannot_take_place_leaves_both_states_as_they_are() {
         let (dir, dirs) = dirs();
         let staged = dir.path().join("staged");
         folder(&dirs.state(), "old");
         folder(&staged, "new");
-        dirs.replace(&staged).unwrap();
-        assert_eq!(content(&dirs.state()).as_deref(), Some("new"));
-        assert!(!dirs.root.join(REPLACED).exists());
-        assert!(!staged.exists());
-    }
-
-    #[test]
-    fn a_crash_before_the_new_state_is_in_place_brings_the_old_one_back() {
-        let (_dir, dirs) = dirs();
-        folder(&dirs.root.join(REPLACED), "old");
-        dirs.recover().unwrap();
+        let refused = |_: &Path, _: &Path| Err(io::Error::from(io::ErrorKind::PermissionDenied));
+        assert!(dirs.replace_with(&staged, refused).is_err());
         assert_eq!(content(&dirs.state()).as_deref(), Some("old"));
+        assert_eq!(content(&staged).as_deref(), Some("new"));
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! | `proposer`, `propose` | getting records into the log in a term of one's own, each at most once |
 //! | `adopt` | making a forked snapshot's state this cluster's own |
 //! | `replica` | what task, agent and users share of one partition |
-//! | `store`, `metadata`, `layout`, `inspect` | the state on disk |
+//! | `store`, `metadata`, `layout`, `exchange`, `inspect` | the state on disk |
 //!
 //! Invariants:
 //! - Data and applied LSN change in one write; the durable LSN is told only after a flush that began later.
@@ -26,6 +26,7 @@
 mod adopt;
 mod apply;
 mod connect;
+mod exchange;
 mod follow;
 mod inspect;
 mod layout;

@@ -108,6 +108,8 @@ pub(super) struct Task {
     pub(super) search: Option<SkipSearch>,
     /// When the state was last found damaged and set aside.
     pub(super) damaged_at: Option<Instant>,
+    /// The disk was full: the replica is active again once a flush has succeeded.
+    pub(super) flush_first: bool,
     /// The partition became active: what was set aside is not needed any more.
     pub(super) discard_due: bool,
 }
@@ -118,7 +120,7 @@ impl Task {
         let mut delay = self.pace.retry_min;
         let mut interrupted: Option<Halt> = None;
         loop {
-            let before = self.applied();
+            let before = (self.applied(), self.durable());
             // A panic is a bug; the partition is blocked by it, the node and its neighbours are not.
             let (reason, detail) = match AssertUnwindSafe(self.attempt(interrupted.take()))
                 .catch_unwind()
@@ -131,7 +133,12 @@ impl Task {
                     "an internal error, see this node's log".to_owned(),
                 ),
             };
-            if self.applied() != before {
+            let moved = match reason {
+                // What is applied anew each time and cannot be written is no step forward.
+                BlockedReason::DiskFull => self.durable() != before.1,
+                _ => self.applied() != before.0,
+            };
+            if moved {
                 delay = self.pace.retry_min;
             }
             self.block(reason, detail);
@@ -196,6 +203,10 @@ impl Task {
             }
             delay = (delay * 2).min(RECONNECT_MAX);
         }
+    }
+
+    fn durable(&self) -> Option<Lsn> {
+        self.replica.status.borrow().durable_lsn
     }
 
     pub(super) fn applied(&self) -> Option<Lsn> {
@@ -291,8 +302,10 @@ impl Task {
         }
         let state = PartitionState::Blocked { reason, detail };
         self.step_down(&state);
-        if reason == BlockedReason::LocalState {
-            // Whatever is wrong with the open state, the next attempt opens it anew.
+        if matches!(reason, BlockedReason::LocalState | BlockedReason::DiskFull) {
+            // Whatever is wrong with the open state, the next attempt opens it anew: RocksDB takes no write after one that
+            // failed, and what it had not flushed is in the log.
+            self.flush_first |= reason == BlockedReason::DiskFull;
             self.flush = None;
             self.flush_at = None;
             self.local = None;
@@ -378,6 +391,7 @@ pub(super) fn halt_of_state(error: &StateError) -> Halt {
     let detail = error.to_string();
     match error {
         StateError::Newer { .. } => Halt::Blocked(BlockedReason::StateVersion, detail),
+        StateError::NoSpace(_) => Halt::Blocked(BlockedReason::DiskFull, detail),
         StateError::Failed(_) => Halt::Blocked(BlockedReason::LocalState, detail),
         StateError::Corrupt(_) => Halt::Damaged(detail),
     }

@@ -54,6 +54,8 @@ pub struct WorkerOptions {
     pub apply_bytes_max: usize,
     /// Snapshots of different partitions made at once.
     pub exports_max: usize,
+    /// Snapshots that wait for their turn at most.
+    pub exports_queue_max: usize,
     /// Restores at once.
     pub restores_max: usize,
     /// Bytes that staging leaves free on the disk.
@@ -92,6 +94,7 @@ impl WorkerOptions {
             apply_records_max: 512,
             apply_bytes_max: 1 << 20,
             exports_max: 2,
+            exports_queue_max: 8,
             restores_max: 2,
             disk_reserve_bytes: 1 << 30,
             retry_min: Duration::from_millis(250),
@@ -208,6 +211,7 @@ impl Worker {
         let config = AgentConfig {
             node: options.node.clone(),
             exports_max: options.exports_max,
+            exports_queue_max: options.exports_queue_max,
             restores_max: options.restores_max,
             disk_reserve_bytes: options.disk_reserve_bytes,
             blocking: options.blocking,
@@ -315,6 +319,7 @@ impl Worker {
             trim_seen: None,
             search: None,
             damaged_at: None,
+            flush_first: false,
             discard_due: false,
         };
         let task = tokio::spawn(task.run());

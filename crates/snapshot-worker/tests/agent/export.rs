@@ -235,6 +235,8 @@ async fn a_node_at_its_limit_declines_as_busy() {
         partition: PartitionId::new(2),
         running: 1,
         max: 1,
+        queued: 0,
+        queue_max: 0,
     };
     assert_eq!(*declined(&node.create(request.clone()).await), expected);
 

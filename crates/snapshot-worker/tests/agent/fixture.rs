@@ -95,6 +95,7 @@ impl Cluster {
             cluster: self.record.cluster.clone(),
             data_dir: self.dir.path().join(name),
             exports_max: 1,
+            exports_queue_max: 0,
             restores_max: 1,
             disk_reserve_bytes: 0,
             blocking: Blocking::Threads,

@@ -7,6 +7,7 @@ mod fixture;
 mod fork;
 mod host;
 mod identity;
+mod queue;
 mod restore;
 mod resume;
 mod service;

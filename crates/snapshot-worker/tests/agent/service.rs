@@ -79,6 +79,7 @@ async fn a_snapshot_is_made_verified_and_shown_over_the_wire() {
         .unwrap()
         .into_inner();
     assert_eq!((status.node.as_str(), status.exports_max), ("a", 1));
+    assert_eq!((status.exports_queued, status.exports_queue_max), (0, 0));
     let replica = &status.partitions[0];
     assert_eq!((replica.partition, replica.applied_lsn), (1, Some(42)));
     assert_eq!(

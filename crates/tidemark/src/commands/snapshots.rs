@@ -421,6 +421,8 @@ async fn create_one(
             );
         };
         match event {
+            Some(Event::Queued(queued)) => bar.set_message(format!("waits, {} before it", queued.ahead)),
+            Some(Event::Accepted(_)) => bar.set_message(""),
             Some(Event::Progress(progress)) => {
                 bar.set_length(progress.bytes_total);
                 bar.set_position(progress.bytes_done);
@@ -439,7 +441,7 @@ async fn create_one(
 /// Returns the outcome when `event` is the last one.
 fn outcome(event: Event) -> Option<Outcome> {
     match event {
-        Event::Accepted(_) | Event::Progress(_) => None,
+        Event::Queued(_) | Event::Accepted(_) | Event::Progress(_) => None,
         Event::Published(done) => Some(Outcome {
             ok: true,
             text: format!(

@@ -93,6 +93,9 @@ pub struct LimitsSection {
     /// Snapshots made at once. More finish sooner in sum and slow down everything else. Default: 2. Takes effect
     /// at start. Since 0.1.
     pub exports_max: u32,
+    /// Snapshots that wait while as many are made as may be; a request beyond that is declined as `busy`. 0: none waits.
+    /// Default: 8. Takes effect at start. Since 0.1.
+    pub exports_queue_max: u32,
     /// Restores at once; they come before snapshots. Default: 4. Takes effect at start. Since 0.1.
     pub restores_max: u32,
     /// Disk space in bytes that snapshots and restores leave free. Default: 1073741824. Takes effect at start. Since 0.1.
@@ -143,6 +146,7 @@ impl Default for LimitsSection {
     fn default() -> Self {
         LimitsSection {
             exports_max: 2,
+            exports_queue_max: 8,
             restores_max: 4,
             disk_reserve_bytes: 1 << 30,
         }

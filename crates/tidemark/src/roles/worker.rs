@@ -100,6 +100,7 @@ pub(super) fn options(
         flush_interval: Duration::from_millis(config.worker.flush_interval_ms),
         flush_records: config.worker.flush_records,
         exports_max: config.limits.exports_max as usize,
+        exports_queue_max: config.limits.exports_queue_max as usize,
         restores_max: config.limits.restores_max as usize,
         disk_reserve_bytes: config.limits.disk_reserve_bytes,
         partitions,

@@ -29,6 +29,9 @@ pub enum StateError {
         /// The highest this version reads.
         known: u32,
     },
+    /// The disk is full.
+    #[error("{0}")]
+    NoSpace(String),
     /// Disk trouble, or the state is in use.
     #[error("{0}")]
     Failed(String),

@@ -47,6 +47,8 @@ const FILE_BYTES: u64 = 8 << 20;
 const BASE_LEVEL_BYTES: u64 = 16 << 20;
 /// A manifest grows with every flush and is part of every snapshot: above this it is written anew.
 const MANIFEST_BYTES_MAX: usize = 1 << 20;
+/// How the system says that a disk or a quota is full; RocksDB passes the words on, and no code.
+const NO_SPACE: &[&str] = &["No space left on device", "Disk quota exceeded"];
 /// Files that RocksDB sets aside for itself from the number of files it may open.
 const OTHER_FILES: u32 = 10;
 
@@ -198,6 +200,10 @@ impl From<rocksdb::Error> for StateError {
             // A file that the database should have is gone: no trouble with the disk, and trying again is no use.
             ErrorKind::IOError if error.as_ref().contains("No such file or directory") => {
                 StateError::Corrupt(error.to_string())
+            }
+            // Also what is refused after a flush or compaction in the background met the full disk.
+            ErrorKind::IOError if NO_SPACE.iter().any(|words| error.as_ref().contains(words)) => {
+                StateError::NoSpace(error.to_string())
             }
             _ => StateError::Failed(error.to_string()),
         }
