@@ -2,7 +2,7 @@
 //!
 //! It runs on threads of its own with a lower priority than all others of the process (nice 10), one for each core, so that
 //! it takes what the service leaves over instead of standing in its way. On an idle machine it is as fast as any other.
-//! Without this, writes wait behind an export: `docs/adr/0016-background-threads.md` has the figures.
+//! Without this, writes wait behind an export: `docs/adr/0017-background-threads.md` has the figures.
 
 use std::{io, sync::LazyLock, thread::available_parallelism};
 use tokio::{
