@@ -12,4 +12,5 @@ mod resume;
 mod service;
 mod store;
 mod storm;
+mod unattended;
 mod verify;
