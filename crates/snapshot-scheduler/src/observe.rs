@@ -5,7 +5,7 @@
 
 use crate::{
     client::{WorkerError, WorkerSpec},
-    core::{ControlView, LogView, Moment, highest_claim},
+    core::{ClusterView, ControlView, LogView, Moment, PartitionView, highest_claim},
     metrics,
     state::{Context, NodeMemory, State},
     wire,
@@ -13,7 +13,11 @@ use crate::{
 use futures::{StreamExt, stream};
 use partition_log::{LogError, ReadError};
 use snapshot_proto::v1;
-use snapshot_store::{Incarnation, Lsn, NodeId, PartitionId, core::LogFacts, format::StickyReason};
+use snapshot_store::{
+    Incarnation, Lsn, NodeId, PartitionId,
+    core::LogFacts,
+    format::{PauseScope, StickyReason},
+};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, time::timeout};
 
@@ -115,20 +119,33 @@ async fn poll_worker(ctx: &Context, worker: &WorkerSpec) {
 }
 
 fn worker_policy(ctx: &Context) -> v1::WorkerPolicy {
-    let paused = match &ctx.lock().view.control {
-        ControlView::Known(control) => control
-            .pauses
-            .iter()
-            .any(|pause| pause.scope == snapshot_store::format::PauseScope::Cluster),
-        // Not knowing counts as paused.
-        ControlView::Unread | ControlView::Unreadable(_) => true,
-    };
+    let (paused, paused_partitions) = pauses(&ctx.lock().view);
     v1::WorkerPolicy {
         snapshot_after_records: ctx.policy.snapshot_after_records,
         snapshot_after_bytes: ctx.policy.snapshot_after_bytes,
         restorable_snapshots_min: ctx.policy.restorable_snapshots_min,
-        paused,
+        paused: paused || ctx.policy.dry_run,
+        paused_partitions,
     }
+}
+
+/// Returns whether the whole cluster is paused, and which partitions are for themselves. What keeps the admin from having
+/// snapshots made also keeps workers from making them unasked.
+fn pauses(view: &ClusterView) -> (bool, Vec<u32>) {
+    let ControlView::Known(control) = &view.control else {
+        // Not knowing counts as paused.
+        return (true, Vec::new());
+    };
+    let cluster = control
+        .pauses
+        .iter()
+        .any(|pause| pause.scope == PauseScope::Cluster);
+    let is_paused = |(id, partition): &(&PartitionId, &PartitionView)| {
+        let held = [StickyReason::LogRegressed, StickyReason::ChainMismatch];
+        control.pause_of(**id).is_some() || held.iter().any(|reason| partition.holds.contains_key(reason))
+    };
+    let paused = view.partitions.iter().filter(is_paused);
+    (cluster, paused.map(|(id, _)| id.get()).collect())
 }
 
 /// What a status led to.

@@ -5,7 +5,11 @@ use crate::{
     worker::QUEUED_SAID_EVERY,
 };
 use snapshot_proto::v1;
-use snapshot_store::{Lsn, core::HoldReason, format::VerifyLevel};
+use snapshot_store::{
+    Lsn,
+    core::HoldReason,
+    format::{PauseScope, VerifyLevel},
+};
 use std::{collections::BTreeSet, time::Duration};
 
 #[tokio::test(start_paused = true)]
@@ -226,6 +230,59 @@ async fn a_covered_decline_makes_the_admin_read_the_pointer_instead_of_asking_ag
         .await;
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert_eq!(cluster.orders().len(), 1);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_made_while_no_admin_was_there_is_not_made_again() {
+    let cluster = Cluster::new(1).await;
+    let last = cluster.append(p(0), 120).await;
+    cluster.publish("w1", p(0), last).await;
+    let running = cluster.start(policy());
+    running
+        .until("not due", |running| running.snapshot_code(0) == "not-due")
+        .await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(cluster.orders(), []);
+    assert_eq!(running.partition(0).archived_lsn, Some(120));
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn polls_tell_workers_what_keeps_them_from_making_snapshots_unasked() {
+    let cluster = Cluster::new(3).await;
+    let running = cluster.start(policy());
+    let told = |cluster: &Cluster| {
+        let policy = cluster.worker("w1").lock().policy.clone();
+        policy.map(|policy| (policy.paused, policy.paused_partitions))
+    };
+    running
+        .until("polled", |_| told(&cluster) == Some((false, vec![])))
+        .await;
+    let scope = PauseScope::Partition(p(1));
+    running.handle.pause(scope, "test", "one").await.unwrap();
+    running
+        .until("one paused", |_| told(&cluster) == Some((false, vec![1])))
+        .await;
+    running
+        .handle
+        .pause(PauseScope::Cluster, "test", "all")
+        .await
+        .unwrap();
+    running
+        .until("all paused", |_| told(&cluster).is_some_and(|(all, _)| all))
+        .await;
+    running.stop().await;
+
+    let dry = snapshot_scheduler::Policy {
+        dry_run: true,
+        ..policy()
+    };
+    let cluster = Cluster::new(1).await;
+    let running = cluster.start(dry);
+    running.until("polled", |_| told(&cluster).is_some()).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(told(&cluster), Some((true, vec![])), "a dry run orders nothing");
     running.stop().await;
 }
 

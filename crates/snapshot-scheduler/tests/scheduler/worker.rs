@@ -25,6 +25,8 @@ pub(crate) struct WorkerState {
     pub(crate) replicas: BTreeMap<PartitionId, v1::ReplicaStatus>,
     pub(crate) ordered: Vec<v1::CreateSnapshotRequest>,
     pub(crate) verified: Vec<v1::VerifySnapshotRequest>,
+    /// What the last poll carried.
+    pub(crate) policy: Option<v1::WorkerPolicy>,
     pub(crate) noops: u64,
     /// What the next requests for snapshots are answered with, instead of making one.
     pub(crate) declines: Vec<v1::SnapshotDeclined>,
@@ -82,6 +84,7 @@ impl FakeWorker {
                 replicas: shared.record.incarnations.iter().map(replica).collect(),
                 ordered: Vec::new(),
                 verified: Vec::new(),
+                policy: None,
                 noops: 0,
                 declines: Vec::new(),
                 queued_said: 0,
@@ -233,7 +236,8 @@ impl FakeWorker {
 impl WorkerClient for FakeWorker {
     async fn status(&self, request: v1::GetStatusRequest) -> Result<v1::WorkerStatus, WorkerError> {
         self.check_up()?;
-        let state = self.lock();
+        let mut state = self.lock();
+        state.policy = request.policy;
         let unchanged = request.known_version == state.version;
         Ok(v1::WorkerStatus {
             node: self.node.to_string(),

@@ -1,6 +1,7 @@
 //! The admin's policy as it arrives with a poll.
 
-use snapshot_store::Timestamp;
+use snapshot_store::{PartitionId, Timestamp};
+use std::collections::BTreeSet;
 
 /// What a worker needs of the admin's policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub struct WorkerPolicy {
     pub snapshot_after_bytes: u64,
     /// How many of the newest snapshots retention keeps at least.
     pub restorable_snapshots_min: u32,
-    /// Whether the cluster was paused.
+    /// Whether the cluster was paused, or that was not known.
     pub paused: bool,
+    /// Partitions that were paused or held for themselves.
+    pub paused_partitions: BTreeSet<PartitionId>,
 }

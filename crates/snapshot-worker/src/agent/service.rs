@@ -148,6 +148,11 @@ impl WorkerService for AgentService {
                 snapshot_after_bytes: policy.snapshot_after_bytes,
                 restorable_snapshots_min: policy.restorable_snapshots_min,
                 paused: policy.paused,
+                paused_partitions: policy
+                    .paused_partitions
+                    .into_iter()
+                    .map(PartitionId::new)
+                    .collect(),
             }));
         }
         let (version, partitions) = shared.versioned_status();

@@ -12,6 +12,7 @@ mod room;
 mod skip;
 mod start;
 mod status;
+mod unattended;
 
 pub use chain::Chain;
 pub use choose::{
@@ -33,3 +34,4 @@ pub use status::{
     ArchivedSnapshot, BlockedReason, FinishedRestore, PartitionState, ReplicaStatus, RestoreKind,
     RestorePhase, RunningExport, RunningRestore,
 };
+pub use unattended::{DueCause, LastPoll, LeaveReason, Unattended, decide_unattended};

@@ -74,6 +74,9 @@ pub struct WorkerOptions {
     pub proposals_bytes_max: usize,
     /// How long closing a partition waits for proposals under way.
     pub drain_max: Duration,
+    /// How long no admin must have polled before leaders make snapshots of their own accord, by the thresholds of the last
+    /// poll; `None` leaves snapshots to the admin.
+    pub unattended_after: Option<Duration>,
     /// Memory and threads of all states.
     pub rocks: RocksOptions,
     /// Where blocking work runs.
@@ -104,6 +107,7 @@ impl WorkerOptions {
             proposals_max: 1024,
             proposals_bytes_max: 64 << 20,
             drain_max: Duration::from_secs(2),
+            unattended_after: None,
             rocks: RocksOptions::default(),
             blocking: Blocking::Threads,
         }
@@ -242,6 +246,10 @@ impl Worker {
             worker.open_partition(partition)?;
         }
         worker.shared.agent.discard_downloads_of_others();
+        if let Some(silence_min) = worker.shared.options.unattended_after {
+            let agent = worker.shared.agent.clone();
+            tokio::spawn(async move { agent.keep_unattended(silence_min).await });
+        }
         Ok(worker)
     }
 

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use snapshot_store::{
-    Fingerprint, Incarnation, LeaderEpoch, Lsn, PartitionId, StateDigest,
+    Fingerprint, Incarnation, LeaderEpoch, Lsn, PartitionId, ReplicaRole, StateDigest,
     format::{ChainPoint, ChainTrail, KeyRange, Manifest, StateMachineVersion},
 };
 use snapshot_worker::{
@@ -46,6 +46,8 @@ pub(crate) struct FakeHost {
     pub(crate) gate: Arc<Semaphore>,
     /// Newest version of the state it can read.
     pub(crate) version: AtomicU32,
+    /// Whether it says that it leads.
+    pub(crate) leads: AtomicBool,
     /// Makes the host lie about the LSN of what it inspects.
     pub(crate) lies: AtomicBool,
     incarnation: Incarnation,
@@ -66,6 +68,7 @@ impl FakeHost {
             replica_state: Mutex::new(PartitionState::Active),
             gate: Arc::new(Semaphore::new(1000)),
             version: AtomicU32::new(1),
+            leads: AtomicBool::new(false),
             lies: AtomicBool::new(false),
             incarnation,
             fingerprint,
@@ -130,7 +133,12 @@ impl PartitionHost for FakeHost {
             name: "fake".to_owned(),
             version: self.version.load(Ordering::SeqCst),
         };
+        let role = match self.leads.load(Ordering::SeqCst) {
+            true => ReplicaRole::Leader,
+            false => ReplicaRole::Follower,
+        };
         ReplicaStatus {
+            role,
             state: self.replica_state.lock().unwrap().clone(),
             incarnation: Some(self.incarnation),
             applied_lsn: applied,

@@ -13,4 +13,5 @@ mod resume;
 mod service;
 mod store;
 mod storm;
+mod unattended;
 mod verify;

@@ -8,7 +8,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt as _;
 
-async fn serve(node: &Node) -> WorkerServiceClient<Channel> {
+pub(crate) async fn serve(node: &Node) -> WorkerServiceClient<Channel> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = tonic::transport::Server::builder().add_service(node.agent.service());
@@ -206,11 +206,12 @@ async fn status_is_left_out_while_unchanged_and_policy_arrives_with_an_admins_po
         snapshot_after_bytes: 2000,
         restorable_snapshots_min: 3,
         paused: false,
+        paused_partitions: vec![3],
     };
     let poll = |admin: &str, known_version| v1::GetStatusRequest {
         admin: admin.to_owned(),
         known_version,
-        policy: Some(policy),
+        policy: Some(policy.clone()),
     };
     let mut received = node.agent.policy();
     let first = client.get_status(poll("", 0)).await.unwrap().into_inner();

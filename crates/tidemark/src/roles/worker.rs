@@ -99,6 +99,10 @@ pub(super) fn options(
     WorkerOptions {
         flush_interval: Duration::from_millis(config.worker.flush_interval_ms),
         flush_records: config.worker.flush_records,
+        unattended_after: match config.worker.unattended_after_ms {
+            0 => None,
+            silence => Some(Duration::from_millis(silence)),
+        },
         exports_max: config.limits.exports_max as usize,
         exports_queue_max: config.limits.exports_queue_max as usize,
         restores_max: config.limits.restores_max as usize,
