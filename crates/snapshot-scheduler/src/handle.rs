@@ -3,7 +3,7 @@
 use crate::{
     archive,
     core::{self, Budget, Command, Demand, Plan, SnapshotCode, SnapshotStep, TrimStatus},
-    execute, observe,
+    execute, lease, observe,
     service::AdminService,
     state::Context,
     status,
@@ -108,6 +108,12 @@ impl SchedulerHandle {
         status::plan_to_wire(&self.ctx.lock(), &plan, self.ctx.now())
     }
 
+    /// Returns whether this admin acts: it has the lease, or none is used. One that does not only watches, and takes
+    /// over by itself.
+    pub fn acts(&self) -> bool {
+        lease::standby(&self.ctx, &self.ctx.lock(), self.ctx.now()).is_none()
+    }
+
     /// Returns a receiver of tick numbers: a change means that the status may have changed.
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.ctx.ticks.subscribe()
@@ -159,6 +165,7 @@ impl SchedulerHandle {
         let now = ctx.now();
         let (command, request_id) = {
             let mut state = ctx.lock();
+            state.view.standby = lease::standby(ctx, &state, now);
             let mut budget = Budget::new(&state.view, &ctx.policy);
             let entropy = &ctx.seams.entropy;
             let decision = core::decide_snapshot(

@@ -8,13 +8,14 @@
 //! | [`core`] | view, policy and plan: plain values and pure decisions |
 //! | `observe` | polls workers and logs |
 //! | `archive` | reads pointers and the control state, writes sticky holds |
+//! | `lease` | of several admins, sees to it that one acts |
 //! | `execute` | carries out the plan's commands |
 //! | `trim` | the protocol around the one decision that destroys log records |
 //! | `scheduler`, `handle`, `service` | builds and runs it; status and operator requests; gRPC |
 //!
 //! Not here: how a snapshot is made (`snapshot-worker`), what is stored and how far a log may be trimmed
-//! (`snapshot-store`). A lease, a continuous audit and reloading the policy take their places beside `archive`,
-//! `execute` and `scheduler`; safety does not rest on them.
+//! (`snapshot-store`). A continuous audit takes its place beside `archive` and `execute`; safety rests neither on it
+//! nor on the lease.
 
 #![forbid(unsafe_code)]
 
@@ -23,6 +24,7 @@ mod client;
 pub mod core;
 mod execute;
 mod handle;
+mod lease;
 pub mod metrics;
 mod observe;
 mod scheduler;

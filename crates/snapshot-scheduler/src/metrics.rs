@@ -3,7 +3,7 @@
 use crate::core::{Liveness, SnapshotCause};
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use snapshot_proto::v1::DeclineReason;
-use snapshot_store::{AnomalyKind, core::HoldReason};
+use snapshot_store::{AnomalyKind, core::HoldReason, format::LeaseEpoch};
 use std::time::Duration;
 
 /// Per-partition series are exported for at most this many partitions; with more, only the maxima are.
@@ -22,6 +22,10 @@ const DELETED: &str = "tidemark_admin_pruned_bytes_total";
 const TICK_SECONDS: &str = "tidemark_admin_tick_seconds";
 const NODES: &str = "tidemark_admin_nodes";
 const PAUSED: &str = "tidemark_admin_paused_scopes";
+const ACTIVE: &str = "tidemark_admin_active";
+const LEASE_EPOCH: &str = "tidemark_admin_lease_epoch";
+const LEASE_CHANGES: &str = "tidemark_admin_lease_changes_total";
+const LEASE_FAILURES: &str = "tidemark_admin_lease_failures_total";
 const HOLD: &str = "tidemark_admin_partition_hold";
 const HOLD_AGE: &str = "tidemark_admin_hold_age_seconds";
 const HELD_BYTES: &str = "tidemark_admin_log_held_bytes";
@@ -38,6 +42,8 @@ const ALL_STORED_BYTES: &str = "tidemark_admin_all_stored_bytes";
 
 /// How a snapshot that was asked for ended.
 const OUTCOME_WORDS: [&str; 4] = ["published", "declined", "failed", "unreachable"];
+/// What happens to the lease of an admin.
+const LEASE_CHANGE_WORDS: [&str; 3] = ["taken", "lost", "given-up"];
 const DECLINE_REASONS: [DeclineReason; 8] = [
     DeclineReason::Unspecified,
     DeclineReason::UnknownPartition,
@@ -80,6 +86,26 @@ pub fn describe() {
     describe_counter!(DELETED, Unit::Bytes, "Bytes of snapshots deleted after trims.");
     describe_histogram!(TICK_SECONDS, Unit::Seconds, "Time taken to plan.");
     describe_gauge!(NODES, Unit::Count, "Configured workers, by liveness.");
+    describe_gauge!(
+        ACTIVE,
+        Unit::Count,
+        "1 while this admin acts, 0 while it only watches."
+    );
+    describe_gauge!(
+        LEASE_EPOCH,
+        Unit::Count,
+        "Epoch of the lease as this admin saw it last, 0 before that; grows with every change of the active admin."
+    );
+    describe_counter!(
+        LEASE_CHANGES,
+        Unit::Count,
+        "Leases taken, lost and given up by this admin."
+    );
+    describe_counter!(
+        LEASE_FAILURES,
+        Unit::Count,
+        "Times the lease could not be read or written."
+    );
     describe_gauge!(PAUSED, Unit::Count, "Pauses in force.");
     describe_gauge!(
         HOLD,
@@ -164,6 +190,10 @@ pub fn describe() {
     for outcome in ["ok", "damaged", "failed"] {
         counter!(VERIFIES, "outcome" => outcome).absolute(0);
     }
+    for change in LEASE_CHANGE_WORDS {
+        counter!(LEASE_CHANGES, "change" => change).absolute(0);
+    }
+    counter!(LEASE_FAILURES).absolute(0);
     counter!(TRIMMED).absolute(0);
     counter!(DELETED).absolute(0);
 }
@@ -220,6 +250,20 @@ pub(crate) fn ticked(took: Duration) {
 
 pub(crate) fn nodes(liveness: Liveness, count: usize) {
     gauge!(NODES, "liveness" => liveness.as_str()).set(count as f64);
+}
+
+pub(crate) fn lease(acts: bool, epoch: LeaseEpoch) {
+    gauge!(ACTIVE).set(if acts { 1.0 } else { 0.0 });
+    gauge!(LEASE_EPOCH).set(epoch.get() as f64);
+}
+
+pub(crate) fn lease_changed(change: &'static str) {
+    debug_assert!(LEASE_CHANGE_WORDS.contains(&change), "changes are a closed list");
+    counter!(LEASE_CHANGES, "change" => change).increment(1);
+}
+
+pub(crate) fn lease_failed() {
+    counter!(LEASE_FAILURES).increment(1);
 }
 
 pub(crate) fn pauses(count: usize) {
@@ -406,6 +450,7 @@ mod tests {
             partition_hold("0", Some(HoldReason::Paused), Some(HoldReason::Delay));
             nodes(Liveness::Live, 1);
             pauses(0);
+            lease(true, LeaseEpoch::new(1));
             ticked(Duration::ZERO);
             pruned(1);
         });

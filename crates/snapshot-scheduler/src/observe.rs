@@ -6,7 +6,7 @@
 use crate::{
     client::{WorkerError, WorkerSpec},
     core::{ControlView, LogView, Moment, highest_claim},
-    metrics,
+    lease, metrics,
     state::{Context, NodeMemory, State},
     wire,
 };
@@ -80,7 +80,7 @@ async fn poll_worker(ctx: &Context, worker: &WorkerSpec) {
         let request = v1::GetStatusRequest {
             admin: ctx.admin.to_string(),
             known_version,
-            policy: Some(worker_policy(ctx)),
+            policy: worker_policy(ctx),
         };
         let reply = timeout(ctx.options.poll_timeout(), worker.client.status(request)).await;
         let reply = reply.unwrap_or_else(|_| {
@@ -114,8 +114,14 @@ async fn poll_worker(ctx: &Context, worker: &WorkerSpec) {
     }
 }
 
-fn worker_policy(ctx: &Context) -> v1::WorkerPolicy {
-    let paused = match &ctx.lock().view.control {
+/// Returns what workers are told of the policy: by the admin that acts, so that two with different ones do not
+/// contradict each other.
+fn worker_policy(ctx: &Context) -> Option<v1::WorkerPolicy> {
+    let state = ctx.lock();
+    if lease::standby(ctx, &state, ctx.now()).is_some() {
+        return None;
+    }
+    let paused = match &state.view.control {
         ControlView::Known(control) => control
             .pauses
             .iter()
@@ -123,12 +129,12 @@ fn worker_policy(ctx: &Context) -> v1::WorkerPolicy {
         // Not knowing counts as paused.
         ControlView::Unread | ControlView::Unreadable(_) => true,
     };
-    v1::WorkerPolicy {
+    Some(v1::WorkerPolicy {
         snapshot_after_records: ctx.policy.snapshot_after_records,
         snapshot_after_bytes: ctx.policy.snapshot_after_bytes,
         restorable_snapshots_min: ctx.policy.restorable_snapshots_min,
         paused,
-    }
+    })
 }
 
 /// What a status led to.

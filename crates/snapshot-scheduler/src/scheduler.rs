@@ -3,16 +3,17 @@
 use crate::{
     archive,
     client::WorkerSpec,
-    core::{self, Command, Liveness, Plan, Policy, PolicyFault, SchedulerOptions, TrimStatus},
+    core::{self, Candidate, Command, Liveness, Plan, Policy, PolicyFault, SchedulerOptions, TrimStatus},
     execute,
     handle::SchedulerHandle,
+    lease,
     metrics::{self, PartitionGauges},
     observe,
     state::{Context, State},
 };
 use partition_log::{Log, LogAdmin};
 use snapshot_store::{
-    ClusterIdentity, NodeId, PartitionId, Repository, RequestId, Seams, core::HoldReason,
+    AdminSession, ClusterIdentity, NodeId, PartitionId, Repository, RequestId, Seams, core::HoldReason,
     format::ClusterRecord,
 };
 use std::{
@@ -70,6 +71,7 @@ pub struct SchedulerBuilder {
     policy: Policy,
     options: SchedulerOptions,
     admin: Option<NodeId>,
+    address: Option<String>,
     cluster: Option<(ClusterIdentity, u32)>,
     log: Option<Arc<dyn Log>>,
     log_admin: Option<Arc<dyn LogAdmin>>,
@@ -83,6 +85,13 @@ impl SchedulerBuilder {
     #[must_use]
     pub fn admin(mut self, node: NodeId) -> Self {
         self.admin = Some(node);
+        self
+    }
+
+    /// Sets where operators reach the admin: other admins name it while this one acts.
+    #[must_use]
+    pub fn address(mut self, address: impl Into<String>) -> Self {
+        self.address = Some(address.into());
         self
     }
 
@@ -162,6 +171,12 @@ impl SchedulerBuilder {
         }
         let workers = index_workers(self.workers, partitions)?;
         let ids = (0..partitions).map(PartitionId::new);
+        let seams = self.seams.unwrap_or_else(|| repository.seams().clone());
+        let candidate = self.options.lease_term().map(|term| Candidate {
+            node: admin.clone(),
+            session: AdminSession::new(seams.ulid()),
+            term,
+        });
         let context = Context {
             state: Mutex::new(State::new(
                 &cluster,
@@ -170,8 +185,10 @@ impl SchedulerBuilder {
                 &self.options,
                 &self.policy,
             )),
-            seams: self.seams.unwrap_or_else(|| repository.seams().clone()),
+            seams,
             admin,
+            address: self.address,
+            candidate,
             cluster,
             log,
             log_admin,
@@ -238,13 +255,14 @@ impl Scheduler {
         SchedulerHandle::new(self.ctx.clone())
     }
 
-    /// Runs until `shutdown` is cancelled, then stops everything it started. Snapshots that workers are making go
+    /// Runs until `shutdown` is cancelled, then stops everything it started and gives up its lease. Snapshots that workers are making go
     /// on there.
     pub async fn run(self, shutdown: CancellationToken) {
         let ctx = self.ctx;
         ctx.tasks.spawn(observe::poll_workers(ctx.clone()));
         ctx.tasks.spawn(observe::poll_log(ctx.clone()));
         ctx.tasks.spawn(archive::keep_reading(ctx.clone()));
+        ctx.tasks.spawn(lease::keep(ctx.clone()));
         loop {
             tick(&ctx);
             let earliest = Instant::now() + TICK_SPACING;
@@ -263,6 +281,7 @@ impl Scheduler {
         {
             tracing::warn!(tasks = ctx.tasks.len(), "some tasks did not stop in time");
         }
+        lease::give_up(&ctx).await;
     }
 }
 
@@ -273,6 +292,7 @@ fn tick(ctx: &Arc<Context>) {
     let commands: Vec<(Command, RequestId)> = {
         let mut state = ctx.lock();
         state.tick += 1;
+        state.view.standby = lease::standby(ctx, &state, now);
         let plan = core::plan(&state.view, &ctx.policy, now, &ctx.seams.entropy);
         note_plan(ctx, &mut state, &plan, now);
         let commands = plan.commands.iter().map(|command| {
@@ -353,6 +373,8 @@ fn export(state: &State, now: core::Moment) {
             .count();
         metrics::nodes(*liveness, count);
     }
+    let epoch = state.lease.lease.as_ref().map(|lease| lease.epoch);
+    metrics::lease(state.view.standby.is_none(), epoch.unwrap_or_default());
     if let core::ControlView::Known(control) = &state.view.control {
         metrics::pauses(control.pauses.len());
     }

@@ -120,6 +120,10 @@ fn outcome(report: TrimReport) -> v1::TrimOutcome {
 /// Returns the status without what changes by itself, for comparing.
 fn settled(mut status: v1::ClusterStatus) -> v1::ClusterStatus {
     status.tick = 0;
+    if let Some(lease) = &mut status.lease {
+        lease.expires_at_ms = 0;
+        lease.detail.clear();
+    }
     for node in &mut status.nodes {
         node.age_ms = None;
     }

@@ -3,8 +3,8 @@
 use crate::{
     client::WorkerSpec,
     core::{
-        ArchiveView, ClusterView, ControlView, Moment, NodeView, PartitionView, Plan, Policy,
-        SchedulerOptions, TrimStatus,
+        ArchiveView, Candidate, ClusterView, ControlView, LeaseView, Moment, NodeView, PartitionView, Plan,
+        Policy, SchedulerOptions, TrimStatus,
     },
     metrics::StoredBytes,
 };
@@ -12,8 +12,9 @@ use partition_log::{Log, LogAdmin};
 use snapshot_proto::v1;
 use snapshot_store::{
     ClusterIdentity, Lsn, NodeId, PartitionId, Repository, Seams, SnapshotId, StoreKind, Timestamp,
+    Versioned,
     core::SnapshotTrust,
-    format::{Certificate, Control, Pointer, StickyReason, VerifyLevel},
+    format::{Certificate, Control, Lease, Pointer, StickyReason, VerifyLevel},
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -34,6 +35,10 @@ const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// Everything the parts of one scheduler share.
 pub(crate) struct Context {
     pub(crate) admin: NodeId,
+    /// Where operators reach this admin, if that is known.
+    pub(crate) address: Option<String>,
+    /// Who it is to the lease; `None` where none is used.
+    pub(crate) candidate: Option<Candidate>,
     pub(crate) cluster: ClusterIdentity,
     pub(crate) log: Arc<dyn Log>,
     pub(crate) log_admin: Arc<dyn LogAdmin>,
@@ -181,6 +186,9 @@ pub(crate) struct State {
     /// Sticky holds that are not in control.json yet.
     pub(crate) pending_holds: BTreeMap<(PartitionId, StickyReason), String>,
     pub(crate) control_read_at: Option<Moment>,
+    pub(crate) lease: LeaseView,
+    /// The lease as read or written last, with what a conditional put needs.
+    pub(crate) lease_version: Option<Versioned<Lease>>,
     /// How many of the newest snapshots a trim rests on, by the policy.
     pub(crate) restorable_min: usize,
     pub(crate) plan: Plan,
@@ -208,6 +216,7 @@ impl State {
                 fingerprint: cluster.fingerprint,
                 timing: options.timing(),
                 assign_leaders: options.assign_leaders,
+                standby: None,
                 nodes: workers
                     .keys()
                     .map(|node| (node.clone(), NodeView::default()))
@@ -222,6 +231,8 @@ impl State {
             memory: ids().map(|id| (id, PartitionMemory::default())).collect(),
             pending_holds: BTreeMap::new(),
             control_read_at: None,
+            lease: LeaseView::default(),
+            lease_version: None,
             restorable_min: policy.restorable_snapshots_min.max(1) as usize,
             plan: Plan::default(),
             tick: 0,

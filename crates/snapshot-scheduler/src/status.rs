@@ -2,6 +2,7 @@
 
 use crate::{
     core::{ControlView, Liveness, Moment, PartitionView, Plan},
+    lease,
     state::{Context, PartitionMemory, State},
     wire,
 };
@@ -41,6 +42,22 @@ pub(crate) fn cluster_status(ctx: &Context, state: &State, now: Moment) -> v1::C
             ControlView::Unread | ControlView::Unreadable(_) => Vec::new(),
         },
         tick: state.tick,
+        lease: Some(admin_lease(ctx, state, now)),
+    }
+}
+
+fn admin_lease(ctx: &Context, state: &State, now: Moment) -> v1::AdminLease {
+    let standing = lease::standing(ctx, state, now);
+    let held = state.lease.lease.as_ref().filter(|lease| !lease.given_up);
+    v1::AdminLease {
+        active: standing.code.acts(),
+        code: standing.code.as_str().to_owned(),
+        detail: standing.detail,
+        remedy: standing.code.remedy().to_owned(),
+        holder: held.map(|lease| lease.holder.to_string()),
+        address: held.and_then(|lease| lease.address.clone()).unwrap_or_default(),
+        epoch: held.map_or(0, |lease| lease.epoch.get()),
+        expires_at_ms: held.map_or(0, |lease| lease.expires_at.as_millis()),
     }
 }
 
@@ -185,6 +202,8 @@ pub(crate) fn explain(
     if let Some(certified) = memory.certified {
         lines.push(format!("certificate in force: up to {certified}"));
     }
+    let standing = lease::standing(ctx, state, now);
+    lines.push(format!("this admin: {}: {}", standing.code, standing.detail));
     let trim = memory.trim.reason();
     lines.push(format!("trim: {}: {}", trim.code, trim.detail));
     lines.extend(

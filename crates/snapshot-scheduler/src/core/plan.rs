@@ -208,6 +208,9 @@ pub fn local_hold(
     partition: &PartitionView,
     now: Moment,
 ) -> Option<(HoldReason, String)> {
+    if let Some(detail) = &view.standby {
+        return Some((HoldReason::Standby, detail.clone()));
+    }
     match &view.control {
         ControlView::Unread => {
             return Some((
@@ -266,7 +269,7 @@ fn verification(
     entropy: &Entropy,
 ) -> Option<Command> {
     let paused = !matches!(&view.control, ControlView::Known(control) if control.pause_of(id).is_none());
-    if partition.verifying.is_some() || paused {
+    if partition.verifying.is_some() || paused || view.standby.is_some() {
         return None;
     }
     let (entry, level) = restorable(partition, policy).into_iter().find_map(|entry| {

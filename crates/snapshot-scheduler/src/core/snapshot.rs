@@ -157,6 +157,9 @@ fn obstacle(
     id: PartitionId,
     partition: &PartitionView,
 ) -> Option<(SnapshotCode, String)> {
+    if let Some(detail) = &view.standby {
+        return Some((SnapshotCode::Standby, detail.clone()));
+    }
     match &view.control {
         ControlView::Unread => {
             return Some((

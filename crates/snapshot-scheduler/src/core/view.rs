@@ -340,6 +340,8 @@ pub struct ClusterView {
     pub timing: Timing,
     /// Whether partitions without a leader get one.
     pub assign_leaders: bool,
+    /// Why this admin only watches; `None` when it acts.
+    pub standby: Option<String>,
     /// All configured nodes.
     pub nodes: BTreeMap<NodeId, NodeView>,
     /// All partitions.

@@ -1,6 +1,6 @@
 //! Trimming the log of a partition: the only destructive act on the log.
 //!
-//! 1. What the view forbids by itself is a hold, without a request: warming up, stale.
+//! 1. What the view forbids by itself is a hold, without a request: another admin acts, warming up, stale.
 //! 2. Read `control.json`, `latest.json` and `trim.json` afresh, and ask the log. What cannot be read is a hold.
 //! 3. Check that every restorable snapshot has its manifest and its files, with their sizes. Their content was
 //!    checked once before, by a worker; that is remembered, or stands in the certificate in force.
@@ -30,7 +30,7 @@ use report::{describe, explain};
 use crate::{
     archive::{self, limited},
     core::{self, ControlView},
-    metrics, observe,
+    lease, metrics, observe,
     state::Context,
 };
 use snapshot_store::{
@@ -102,6 +102,7 @@ async fn pass(
     reads: &mut Reads,
     report: &mut TrimReport,
 ) -> Result<(), Hold> {
+    hold_by_lease(ctx, mode)?;
     hold_by_view(ctx, id)?;
     read_all(ctx, id, reads).await?;
     check_restorable(ctx, id, reads).await?;
@@ -160,6 +161,8 @@ async fn pass(
             format!("would trim: {}", describe(&grant)),
         ));
     }
+    // Not for safety: another admin that took over meanwhile does the same, and one of the two would lose.
+    hold_by_lease(ctx, mode)?;
     certify(ctx, id, &grant, reads).await?;
     execute(ctx, id, &grant, reads, report).await;
     Ok(())
@@ -178,6 +181,12 @@ fn hold_by_view(ctx: &Context, id: PartitionId) -> Result<(), Hold> {
     }
     let evidence = core::evidence_hold(partition).or_else(|| core::view_hold(&state.view, partition, now));
     evidence.map_or(Ok(()), |hold| Err(hold.into()))
+}
+
+/// Leaves the trim to the admin that acts. Looking is everybody's.
+fn hold_by_lease(ctx: &Context, mode: TrimMode) -> Result<(), Hold> {
+    let standby = lease::standby(ctx, &ctx.lock(), ctx.now()).filter(|_| !mode.dry_run);
+    standby.map_or(Ok(()), |detail| Err(Hold(HoldReason::Standby, detail)))
 }
 
 fn hold_by_version(ctx: &Context, id: PartitionId) -> Result<(), Hold> {

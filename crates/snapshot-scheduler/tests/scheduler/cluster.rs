@@ -199,6 +199,17 @@ impl Cluster {
     }
 
     pub(crate) fn start_as(&self, name: &str, policy: Policy, options: SchedulerOptions) -> Running {
+        self.start_on(name, policy, options, self.shared.repository.clone())
+    }
+
+    /// Starts an admin that reaches the store through a repository of its own.
+    pub(crate) fn start_on(
+        &self,
+        name: &str,
+        policy: Policy,
+        options: SchedulerOptions,
+        repository: Repository,
+    ) -> Running {
         let ids: Vec<_> = self.shared.record.incarnations.keys().copied().collect();
         let workers = self.workers.iter().map(|worker| WorkerSpec {
             node: worker.node.clone(),
@@ -211,7 +222,7 @@ impl Cluster {
             .cluster(&self.shared.record)
             .log(Arc::new(self.shared.log.clone()))
             .log_admin(Arc::new(self.shared.log.clone()))
-            .repository(self.shared.repository.clone())
+            .repository(repository)
             .workers(workers.collect())
             .options(options)
             .build()

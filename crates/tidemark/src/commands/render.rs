@@ -3,9 +3,9 @@
 use crate::output::{bytes, duration_ms, hex};
 use serde_json::{Value, json};
 use snapshot_proto::v1::{
-    ClusterStatus, Liveness, NodeView, PartitionState, PartitionView, PauseEntry, Reason, RebuildCount,
-    ReplicaRole, ReplicaView, RestoreKind, RestorePhase, RunningRestore, SnapshotView, TrimOutcome,
-    VerifyLevel,
+    AdminLease, ClusterStatus, Liveness, NodeView, PartitionState, PartitionView, PauseEntry, Reason,
+    RebuildCount, ReplicaRole, ReplicaView, RestoreKind, RestorePhase, RunningRestore, SnapshotView,
+    TrimOutcome, VerifyLevel,
 };
 use snapshot_store::Timestamp;
 
@@ -76,6 +76,7 @@ pub(super) fn cluster_json(status: &ClusterStatus) -> Value {
         "fingerprint": hex(&status.fingerprint),
         "admin": status.admin,
         "tick": status.tick,
+        "lease": status.lease.as_ref().map(lease_json),
         "nodes": status.nodes.iter().map(node_json).collect::<Vec<_>>(),
         "partitions": status.partitions.iter().map(partition_json).collect::<Vec<_>>(),
         "pauses": status.pauses.iter().map(pause_json).collect::<Vec<_>>(),
@@ -227,6 +228,19 @@ pub(super) fn pause_json(pause: &PauseEntry) -> Value {
         "by": pause.by,
         "at": time(pause.at_ms),
         "reason": pause.reason,
+    })
+}
+
+fn lease_json(lease: &AdminLease) -> Value {
+    json!({
+        "active": lease.active,
+        "code": lease.code,
+        "detail": lease.detail,
+        "remedy": lease.remedy,
+        "holder": lease.holder,
+        "address": lease.address,
+        "epoch": lease.epoch,
+        "expires_at": lease.holder.as_ref().map(|_| time(lease.expires_at_ms)),
     })
 }
 

@@ -1,4 +1,4 @@
-//! The admin: orders snapshots, has them verified, trims logs, answers operators.
+//! The admin: orders snapshots, has them verified, trims logs, answers operators. Of several the one with the lease.
 
 use super::{
     RoleArgs,
@@ -30,6 +30,7 @@ pub async fn run(args: RoleArgs) -> anyhow::Result<ExitCode> {
     let wire = credentials(&config.tls, &config.auth, seams.clock.clone())?;
     let service = bind_service("listen", &config.listen, &wire.server).await?;
     let metrics_port = bind("metrics_listen", &config.metrics_listen).await?;
+    let speaks_tls = wire.server.speaks_tls();
     let mut servers = Servers::start(metrics_port, metrics::install()?, wire.server);
     snapshot_scheduler::metrics::describe();
 
@@ -49,6 +50,7 @@ pub async fn run(args: RoleArgs) -> anyhow::Result<ExitCode> {
     let scheduler = Scheduler::builder(config.policy.clone())
         .options(config.scheduler.clone())
         .admin(node.clone())
+        .address(config.advertised(service.address, speaks_tls))
         .cluster(&record)
         .log(log)
         .log_admin(connect_admin(&config.log.admin_url, &wire.client)?)
