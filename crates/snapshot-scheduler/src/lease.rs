@@ -10,7 +10,10 @@
 
 use crate::{
     archive::chain_text,
-    core::{self, Candidate, LeaseDecision, LeaseFailure, LeaseStanding, LeaseStep, Moment, decide_lease},
+    core::{
+        self, Candidate, LeaseCode, LeaseDecision, LeaseFailure, LeaseStanding, LeaseStep, LeaseWish, Moment,
+        decide_lease,
+    },
     metrics,
     state::{Context, State},
 };
@@ -31,7 +34,7 @@ pub(crate) async fn keep(ctx: Arc<Context>) {
     let distance = candidate.term / LOOKS_PER_TERM;
     loop {
         tokio::select! {
-            () = round(&ctx, candidate, distance, false) => {}
+            () = round(&ctx, candidate, distance, wish(&ctx)) => {}
             () = ctx.shutdown.cancelled() => return,
         }
         let pause = distance.mul_f64(ctx.seams.entropy.jitter(JITTER));
@@ -45,31 +48,43 @@ pub(crate) async fn keep(ctx: Arc<Context>) {
 /// Gives the lease up, if this process has it.
 pub(crate) async fn give_up(ctx: &Context) {
     if let Some(candidate) = &ctx.candidate {
-        round(ctx, candidate, GIVE_UP_PATIENCE, true).await;
+        round(ctx, candidate, GIVE_UP_PATIENCE, LeaseWish::Stop).await;
     }
 }
 
-/// Returns why this admin only watches now; `None` when it acts.
+/// Returns why this admin only watches now; `None` when it decides. What a dry run decides is not carried out, and the
+/// plan says so itself.
 pub(crate) fn standby(ctx: &Context, state: &State, now: Moment) -> Option<String> {
     let standing = standing(ctx, state, now);
-    (!standing.code.acts()).then(|| format!("{}: {}", standing.code, standing.detail))
+    let watches = !standing.code.acts() && standing.code != LeaseCode::DryRun;
+    watches.then(|| format!("{}: {}", standing.code, standing.detail))
 }
 
+/// Returns whether this admin acts now, and why.
 pub(crate) fn standing(ctx: &Context, state: &State, now: Moment) -> LeaseStanding {
-    core::standing(&state.lease, ctx.candidate.as_ref(), now)
+    core::standing(&state.lease, ctx.candidate.as_ref(), ctx.policy().dry_run, now)
+}
+
+fn wish(ctx: &Context) -> LeaseWish {
+    match ctx.policy().dry_run {
+        true => LeaseWish::DryRun,
+        false => LeaseWish::Act,
+    }
 }
 
 /// Looks once, decides and acts.
-async fn round(ctx: &Context, candidate: &Candidate, patience: Duration, stopping: bool) {
-    let (known, owned) = {
+async fn round(ctx: &Context, candidate: &Candidate, patience: Duration, wish: LeaseWish) {
+    let (known, owned, failed) = {
         let state = ctx.lock();
-        (state.lease_version.clone(), state.lease.own(candidate).is_some())
+        let owned = state.lease.own(candidate).is_some();
+        (state.lease_version.clone(), owned, state.lease.failure.is_some())
     };
     let known = match owned {
-        // Nobody but us replaces it unless our term passes, and then the put is refused.
-        true => known,
-        false if stopping => return,
-        false => match within(patience, ctx.repository.lease()).await {
+        // Nobody but us replaces it unless our term passes, and then the put is refused. After a failure anything may be
+        // there, or nothing.
+        true if !failed => known,
+        false if wish == LeaseWish::Stop => return,
+        _ => match within(patience, ctx.repository.lease()).await {
             Ok(found) => {
                 note(ctx, candidate, found.clone(), ctx.now());
                 found
@@ -78,7 +93,7 @@ async fn round(ctx: &Context, candidate: &Candidate, patience: Duration, stoppin
         },
     };
     let begun = ctx.now();
-    let decision = decide_lease(&ctx.lock().lease, candidate, stopping, begun);
+    let decision = decide_lease(&ctx.lock().lease, candidate, wish, begun);
     let claim = || LeaseClaim {
         cluster: ctx.cluster.clone(),
         holder: candidate.node.clone(),

@@ -11,6 +11,7 @@
 //! | `lease` | of several admins, sees to it that one acts |
 //! | `execute` | carries out the plan's commands |
 //! | `trim` | the protocol around the one decision that destroys log records |
+//! | `reload` | changes the policy while it runs |
 //! | `scheduler`, `handle`, `service` | builds and runs it; status and operator requests; gRPC |
 //!
 //! Not here: how a snapshot is made (`snapshot-worker`), what is stored and how far a log may be trimmed
@@ -27,6 +28,7 @@ mod handle;
 mod lease;
 pub mod metrics;
 mod observe;
+mod reload;
 mod scheduler;
 mod service;
 mod state;
@@ -35,8 +37,9 @@ mod trim;
 mod wire;
 
 pub use client::{GrpcWorker, SnapshotEvents, WorkerAddressError, WorkerClient, WorkerError, WorkerSpec};
-pub use core::{CandidateChoice, Plan, Policy, PolicyFault, SchedulerOptions};
+pub use core::{CandidateChoice, Plan, Policy, PolicyChange, PolicyFault, PolicyOverride, SchedulerOptions};
 pub use handle::{OrderError, PauseError, SchedulerHandle};
+pub use reload::{PolicySource, ReloadError};
 pub use scheduler::{BuildError, Scheduler, SchedulerBuilder};
 pub use service::AdminService;
 pub use trim::{TrimMode, TrimReport, TrimResult};

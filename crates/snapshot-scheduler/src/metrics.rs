@@ -26,6 +26,7 @@ const ACTIVE: &str = "tidemark_admin_active";
 const LEASE_EPOCH: &str = "tidemark_admin_lease_epoch";
 const LEASE_CHANGES: &str = "tidemark_admin_lease_changes_total";
 const LEASE_FAILURES: &str = "tidemark_admin_lease_failures_total";
+const POLICY_RELOADS: &str = "tidemark_admin_policy_reloads_total";
 const HOLD: &str = "tidemark_admin_partition_hold";
 const HOLD_AGE: &str = "tidemark_admin_hold_age_seconds";
 const HELD_BYTES: &str = "tidemark_admin_log_held_bytes";
@@ -44,6 +45,8 @@ const ALL_STORED_BYTES: &str = "tidemark_admin_all_stored_bytes";
 const OUTCOME_WORDS: [&str; 4] = ["published", "declined", "failed", "unreachable"];
 /// What happens to the lease of an admin.
 const LEASE_CHANGE_WORDS: [&str; 3] = ["taken", "lost", "given-up"];
+/// What comes of reading the policy again.
+const RELOAD_WORDS: [&str; 3] = ["changed", "unchanged", "refused"];
 const DECLINE_REASONS: [DeclineReason; 8] = [
     DeclineReason::Unspecified,
     DeclineReason::UnknownPartition,
@@ -105,6 +108,11 @@ pub fn describe() {
         LEASE_FAILURES,
         Unit::Count,
         "Times the lease could not be read or written."
+    );
+    describe_counter!(
+        POLICY_RELOADS,
+        Unit::Count,
+        "Times the policy was read again, by outcome."
     );
     describe_gauge!(PAUSED, Unit::Count, "Pauses in force.");
     describe_gauge!(
@@ -194,6 +202,9 @@ pub fn describe() {
         counter!(LEASE_CHANGES, "change" => change).absolute(0);
     }
     counter!(LEASE_FAILURES).absolute(0);
+    for outcome in RELOAD_WORDS {
+        counter!(POLICY_RELOADS, "outcome" => outcome).absolute(0);
+    }
     counter!(TRIMMED).absolute(0);
     counter!(DELETED).absolute(0);
 }
@@ -264,6 +275,11 @@ pub(crate) fn lease_changed(change: &'static str) {
 
 pub(crate) fn lease_failed() {
     counter!(LEASE_FAILURES).increment(1);
+}
+
+pub(crate) fn policy_reloaded(outcome: &'static str) {
+    debug_assert!(RELOAD_WORDS.contains(&outcome), "outcomes are a closed list");
+    counter!(POLICY_RELOADS, "outcome" => outcome).increment(1);
 }
 
 pub(crate) fn pauses(count: usize) {
@@ -370,120 +386,4 @@ pub(crate) fn totals(all: &[PartitionGauges]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString};
-    use std::{
-        collections::{BTreeMap, BTreeSet},
-        sync::Mutex,
-    };
-
-    /// Remembers what was described and registered.
-    #[derive(Default)]
-    struct Seen {
-        described: Mutex<BTreeMap<String, (&'static str, String)>>,
-        registered: Mutex<BTreeSet<(&'static str, String)>>,
-    }
-
-    impl Seen {
-        fn describe(&self, kind: &'static str, key: &KeyName, text: &SharedString) {
-            let entry = (kind, text.to_string());
-            assert!(
-                self.described
-                    .lock()
-                    .unwrap()
-                    .insert(key.as_str().to_owned(), entry)
-                    .is_none()
-            );
-        }
-
-        fn register(&self, kind: &'static str, key: &Key) {
-            let labels: Vec<_> = key
-                .labels()
-                .map(|label| format!("{}={}", label.key(), label.value()))
-                .collect();
-            let series = format!("{} {}", key.name(), labels.join(","));
-            self.registered.lock().unwrap().insert((kind, series));
-        }
-    }
-
-    impl Recorder for Seen {
-        fn describe_counter(&self, key: KeyName, _: Option<Unit>, text: SharedString) {
-            self.describe("counter", &key, &text);
-        }
-        fn describe_gauge(&self, key: KeyName, _: Option<Unit>, text: SharedString) {
-            self.describe("gauge", &key, &text);
-        }
-        fn describe_histogram(&self, key: KeyName, _: Option<Unit>, text: SharedString) {
-            self.describe("histogram", &key, &text);
-        }
-        fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-            self.register("counter", key);
-            Counter::noop()
-        }
-        fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
-            self.register("gauge", key);
-            Gauge::noop()
-        }
-        fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
-            self.register("histogram", key);
-            Histogram::noop()
-        }
-    }
-
-    #[test]
-    fn names_are_clean_and_every_metric_is_described() {
-        let seen = Seen::default();
-        metrics::with_local_recorder(&seen, || {
-            describe();
-            let values = PartitionGauges {
-                archived: Some(1),
-                guard: Some(1),
-                trim_point: Some(1),
-                tail: Some(1),
-                held_bytes: Some(1),
-                stored: Some(StoredBytes::default()),
-                ..PartitionGauges::default()
-            };
-            partition("0", &values);
-            totals(&[values]);
-            partition_hold("0", Some(HoldReason::Paused), Some(HoldReason::Delay));
-            nodes(Liveness::Live, 1);
-            pauses(0);
-            lease(true, LeaseEpoch::new(1));
-            ticked(Duration::ZERO);
-            pruned(1);
-        });
-        let described = seen.described.lock().unwrap();
-        for (name, (kind, text)) in described.iter() {
-            assert!(name.starts_with("tidemark_admin_"), "{name}");
-            assert_eq!(name.ends_with("_total"), *kind == "counter", "{name}");
-            assert!(text.ends_with('.'), "{name} is described by a sentence");
-        }
-        let registered = seen.registered.lock().unwrap();
-        for (kind, series) in registered.iter() {
-            let name = series.split(' ').next().unwrap();
-            assert_eq!(
-                described.get(name).map(|(kind, _)| kind),
-                Some(kind),
-                "{name} is described"
-            );
-        }
-        let used: BTreeSet<_> = registered
-            .iter()
-            .map(|(_, series)| series.split(' ').next().unwrap())
-            .collect();
-        assert_eq!(
-            used.len(),
-            described.len(),
-            "nothing is described that is not used"
-        );
-        for reason in HoldReason::ALL {
-            let series = format!("{HOLDS} reason={}", reason.as_str());
-            assert!(
-                registered.contains(&("counter", series)),
-                "{reason} begins at zero"
-            );
-        }
-    }
-}
+mod tests;

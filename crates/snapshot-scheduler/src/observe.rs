@@ -118,7 +118,7 @@ async fn poll_worker(ctx: &Context, worker: &WorkerSpec) {
 /// contradict each other.
 fn worker_policy(ctx: &Context) -> Option<v1::WorkerPolicy> {
     let state = ctx.lock();
-    if lease::standby(ctx, &state, ctx.now()).is_some() {
+    if !lease::standing(ctx, &state, ctx.now()).code.acts() {
         return None;
     }
     let paused = match &state.view.control {
@@ -129,10 +129,11 @@ fn worker_policy(ctx: &Context) -> Option<v1::WorkerPolicy> {
         // Not knowing counts as paused.
         ControlView::Unread | ControlView::Unreadable(_) => true,
     };
+    let policy = ctx.policy();
     Some(v1::WorkerPolicy {
-        snapshot_after_records: ctx.policy.snapshot_after_records,
-        snapshot_after_bytes: ctx.policy.snapshot_after_bytes,
-        restorable_snapshots_min: ctx.policy.restorable_snapshots_min,
+        snapshot_after_records: policy.snapshot_after_records,
+        snapshot_after_bytes: policy.snapshot_after_bytes,
+        restorable_snapshots_min: policy.restorable_snapshots_min,
         paused,
     })
 }

@@ -9,6 +9,7 @@ use crate::{
     lease,
     metrics::{self, PartitionGauges},
     observe,
+    reload::PolicySource,
     state::{Context, State},
 };
 use partition_log::{Log, LogAdmin};
@@ -18,7 +19,7 @@ use snapshot_store::{
 };
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, RwLock},
     time::Duration,
 };
 use tokio::{
@@ -69,6 +70,7 @@ pub enum BuildError {
 #[derive(Default)]
 pub struct SchedulerBuilder {
     policy: Policy,
+    policy_source: Option<Arc<dyn PolicySource>>,
     options: SchedulerOptions,
     admin: Option<NodeId>,
     address: Option<String>,
@@ -143,6 +145,13 @@ impl SchedulerBuilder {
         self
     }
 
+    /// Sets where the policy comes from when it is read again; without it, only the host changes it.
+    #[must_use]
+    pub fn policy_source(mut self, source: Arc<dyn PolicySource>) -> Self {
+        self.policy_source = Some(source);
+        self
+    }
+
     /// Sets how the scheduler paces itself.
     #[must_use]
     pub fn options(mut self, options: SchedulerOptions) -> Self {
@@ -161,11 +170,15 @@ impl SchedulerBuilder {
         let log = self.log.ok_or(missing("log"))?;
         let log_admin = self.log_admin.ok_or(missing("log_admin"))?;
         let repository = self.repository.ok_or(missing("repository"))?;
-        let faults: Vec<PolicyFault> = [self.policy.validate(), self.options.validate()]
-            .into_iter()
-            .filter_map(Result::err)
-            .flatten()
-            .collect();
+        let faults: Vec<PolicyFault> = [
+            self.policy.validate(),
+            self.policy.validate_for(partitions),
+            self.options.validate(),
+        ]
+        .into_iter()
+        .filter_map(Result::err)
+        .flatten()
+        .collect();
         if !faults.is_empty() {
             return Err(BuildError::Faulty { faults });
         }
@@ -184,6 +197,7 @@ impl SchedulerBuilder {
                 &workers,
                 &self.options,
                 &self.policy,
+                seams.clock.now(),
             )),
             seams,
             admin,
@@ -194,7 +208,8 @@ impl SchedulerBuilder {
             log_admin,
             repository,
             options: self.options,
-            policy: self.policy,
+            policy: RwLock::new(Arc::new(self.policy)),
+            policy_source: self.policy_source,
             workers,
             started: Instant::now(),
             trim_locks: ids.map(|id| (id, tokio::sync::Mutex::default())).collect(),
@@ -293,14 +308,14 @@ fn tick(ctx: &Arc<Context>) {
         let mut state = ctx.lock();
         state.tick += 1;
         state.view.standby = lease::standby(ctx, &state, now);
-        let plan = core::plan(&state.view, &ctx.policy, now, &ctx.seams.entropy);
+        let plan = core::plan(&state.view, &ctx.policy(), now, &ctx.seams.entropy);
         note_plan(ctx, &mut state, &plan, now);
         let commands = plan.commands.iter().map(|command| {
             let request_id = execute::begin(ctx, &mut state, command, now);
             (command.clone(), request_id)
         });
         let commands = commands.collect();
-        export(&state, now);
+        export(ctx, &state, now);
         state.plan = plan;
         ctx.ticks.send_replace(state.tick);
         commands
@@ -363,7 +378,7 @@ fn hold_named(code: &str) -> Option<HoldReason> {
 }
 
 /// Exports the gauges.
-fn export(state: &State, now: core::Moment) {
+fn export(ctx: &Context, state: &State, now: core::Moment) {
     for liveness in Liveness::ALL {
         let count = state
             .view
@@ -374,7 +389,8 @@ fn export(state: &State, now: core::Moment) {
         metrics::nodes(*liveness, count);
     }
     let epoch = state.lease.lease.as_ref().map(|lease| lease.epoch);
-    metrics::lease(state.view.standby.is_none(), epoch.unwrap_or_default());
+    let acts = lease::standing(ctx, state, now).code.acts();
+    metrics::lease(acts, epoch.unwrap_or_default());
     if let core::ControlView::Known(control) = &state.view.control {
         metrics::pauses(control.pauses.len());
     }

@@ -7,6 +7,7 @@ use crate::{
         Policy, SchedulerOptions, TrimStatus,
     },
     metrics::StoredBytes,
+    reload::{PolicySource, PolicyState},
 };
 use partition_log::{Log, LogAdmin};
 use snapshot_proto::v1;
@@ -18,7 +19,7 @@ use snapshot_store::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 use tokio::{
@@ -45,7 +46,9 @@ pub(crate) struct Context {
     pub(crate) repository: Repository,
     pub(crate) seams: Seams,
     pub(crate) options: SchedulerOptions,
-    pub(crate) policy: Policy,
+    /// The policy in force; replaced as a whole.
+    pub(crate) policy: RwLock<Arc<Policy>>,
+    pub(crate) policy_source: Option<Arc<dyn PolicySource>>,
     pub(crate) workers: BTreeMap<NodeId, WorkerSpec>,
     pub(crate) started: Instant,
     pub(crate) state: Mutex<State>,
@@ -70,6 +73,15 @@ impl Context {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns the policy in force. Whoever decides several things by it asks once.
+    pub(crate) fn policy(&self) -> Arc<Policy> {
+        self.policy.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn replace_policy(&self, policy: Policy) {
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+    }
+
     /// Returns the wait after `failures` failures in a row, jittered.
     pub(crate) fn backoff(&self, failures: u32) -> Duration {
         let doubled = BACKOFF_MIN.saturating_mul(1 << failures.saturating_sub(1).min(10));
@@ -78,7 +90,7 @@ impl Context {
 
     /// Returns whether snapshots that nothing depends on are deleted after a trim.
     pub(crate) fn prunes(&self) -> bool {
-        self.policy
+        self.policy()
             .prune
             .unwrap_or_else(|| self.repository.kind() == StoreKind::File)
     }
@@ -191,6 +203,7 @@ pub(crate) struct State {
     pub(crate) lease_version: Option<Versioned<Lease>>,
     /// How many of the newest snapshots a trim rests on, by the policy.
     pub(crate) restorable_min: usize,
+    pub(crate) policy: PolicyState,
     pub(crate) plan: Plan,
     pub(crate) tick: u64,
 }
@@ -202,6 +215,7 @@ impl State {
         workers: &BTreeMap<NodeId, WorkerSpec>,
         options: &SchedulerOptions,
         policy: &Policy,
+        now: Timestamp,
     ) -> Self {
         let expected = |id: PartitionId| {
             workers
@@ -234,6 +248,11 @@ impl State {
             lease: LeaseView::default(),
             lease_version: None,
             restorable_min: policy.restorable_snapshots_min.max(1) as usize,
+            policy: PolicyState {
+                revision: 1,
+                since: now,
+                refused: None,
+            },
             plan: Plan::default(),
             tick: 0,
         }

@@ -43,6 +43,16 @@ pub(crate) fn cluster_status(ctx: &Context, state: &State, now: Moment) -> v1::C
         },
         tick: state.tick,
         lease: Some(admin_lease(ctx, state, now)),
+        policy: Some(policy_state(ctx, state)),
+    }
+}
+
+pub(crate) fn policy_state(ctx: &Context, state: &State) -> v1::PolicyState {
+    v1::PolicyState {
+        revision: state.policy.revision,
+        since_ms: state.policy.since.as_millis(),
+        refused: state.policy.refused.clone().unwrap_or_default(),
+        json: serde_json::to_string(ctx.policy().as_ref()).unwrap_or_default(),
     }
 }
 
@@ -212,13 +222,16 @@ pub(crate) fn explain(
             .iter()
             .map(|line| format!("trim, last look: {line}")),
     );
+    let policy = ctx.policy();
+    let thresholds = policy.thresholds(id);
     lines.push(format!(
-        "policy: snapshot after {} records or {} bytes, lag at most {} records, {} restorable snapshots verified by {}",
-        ctx.policy.snapshot_after_records,
-        ctx.policy.snapshot_after_bytes,
-        ctx.policy.lag_records_max,
-        ctx.policy.restorable_snapshots_min,
-        ctx.policy.verify_before_trim.as_str(),
+        "{}: snapshot after {} records or {} bytes, lag at most {} records; policy: {} restorable snapshots verified by {}",
+        thresholds.rule_name(),
+        thresholds.records,
+        thresholds.bytes,
+        thresholds.lag_records_max,
+        policy.restorable_snapshots_min,
+        policy.verify_before_trim.as_str(),
     ));
     Some(v1::ExplainReply {
         partition: Some(partition),

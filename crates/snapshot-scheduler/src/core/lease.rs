@@ -4,7 +4,7 @@
 //! take    = there is none, it was given up, a former process of this node left it, or its whole term passed
 //!           without a write
 //! renew   = it is ours, and a part of its term has passed
-//! give up = it is ours, and this admin stops
+//! give up = it is ours, and this admin stops or is told by the policy to do nothing (`dry_run`)
 //! acts    = it is ours, and was confirmed within its term or cannot be asked about
 //! ```
 //!
@@ -82,6 +82,17 @@ impl LeaseView {
     }
 }
 
+/// Whether this admin wants the lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseWish {
+    /// It is to act.
+    Act,
+    /// The policy says `dry_run`.
+    DryRun,
+    /// It stops.
+    Stop,
+}
+
 /// What to do about the lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseStep {
@@ -107,17 +118,18 @@ pub struct LeaseDecision {
 }
 
 /// Decides what to do about the lease, of which `view` says what was just read, or what this process wrote last.
-pub fn decide_lease(view: &LeaseView, candidate: &Candidate, stopping: bool, now: Moment) -> LeaseDecision {
+pub fn decide_lease(view: &LeaseView, candidate: &Candidate, wish: LeaseWish, now: Moment) -> LeaseDecision {
     let answer = |step, reason, detail| LeaseDecision { step, reason, detail };
     let passed = now.since(view.since);
-    if stopping {
+    let leaving = match wish {
+        LeaseWish::Act => None,
+        LeaseWish::DryRun => Some(LeaseReason::DryRun),
+        LeaseWish::Stop => Some(LeaseReason::Stopping),
+    };
+    if let Some(reason) = leaving {
         return match view.own(candidate) {
-            Some(own) => answer(LeaseStep::GiveUp, LeaseReason::Stopping, said(own)),
-            None => answer(
-                LeaseStep::Wait,
-                LeaseReason::Stopping,
-                "it is not ours".to_owned(),
-            ),
+            Some(own) => answer(LeaseStep::GiveUp, reason, said(own)),
+            None => answer(LeaseStep::Wait, reason, "it is not ours".to_owned()),
         };
     }
     let Some(lease) = &view.lease else {
@@ -160,13 +172,28 @@ pub struct LeaseStanding {
     pub detail: String,
 }
 
-/// Returns whether this admin acts now; `candidate` is `None` where no lease is used.
+/// Returns whether this admin acts now; `candidate` is `None` where no lease is used, and `dry_run` is the policy's.
 ///
 /// An admin whose term has passed does nothing before it has asked again: it may have been stopped and continued. If the
 /// store does not answer, it goes on as before: nobody else can take the lease through that store, and partitions
 /// without a leader need somebody who finds them one.
-pub fn standing(view: &LeaseView, candidate: Option<&Candidate>, now: Moment) -> LeaseStanding {
+pub fn standing(
+    view: &LeaseView,
+    candidate: Option<&Candidate>,
+    dry_run: bool,
+    now: Moment,
+) -> LeaseStanding {
     let answer = |code, detail: String| LeaseStanding { code, detail };
+    if dry_run {
+        let other = view
+            .lease
+            .as_ref()
+            .map_or_else(|| "nobody has the lease".to_owned(), said);
+        return answer(
+            LeaseCode::DryRun,
+            format!("it only shows what it would do; {other}"),
+        );
+    }
     let Some(candidate) = candidate else {
         return answer(LeaseCode::Off, "no lease is used: this admin acts".to_owned());
     };

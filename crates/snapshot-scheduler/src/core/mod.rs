@@ -10,20 +10,24 @@
 //! | how far to trim | `snapshot_store::core::trim_up_to` |
 
 mod candidate;
+mod change;
 mod evidence;
 mod leadership;
 mod lease;
 mod options;
 mod plan;
 mod policy;
+mod price;
 mod reason;
 mod snapshot;
+mod thresholds;
 mod view;
 
+pub use change::{PolicyChange, policy_changes};
 pub use evidence::{chain_mismatch, highest_claim, version_hold, view_hold};
 pub use leadership::{LEAD_LAG_RECORDS_MAX, LeadershipDecision, decide_leadership, leaderships, live_leader};
 pub use lease::{
-    Candidate, LEASE_TERM_MAX, LeaseDecision, LeaseFailure, LeaseStanding, LeaseStep, LeaseView,
+    Candidate, LEASE_TERM_MAX, LeaseDecision, LeaseFailure, LeaseStanding, LeaseStep, LeaseView, LeaseWish,
     decide_lease, standing,
 };
 pub use options::SchedulerOptions;
@@ -32,8 +36,10 @@ pub use plan::{
     local_hold, plan, trim_hint,
 };
 pub use policy::{CandidateChoice, Policy, PolicyFault};
+pub use price::{FreedBytes, PriceFacts, RestorePrice, TrimPrice, price};
 pub use reason::{LeadershipCode, LeaseCode, LeaseReason, Reason, SnapshotCause, SnapshotCode, TrimStatus};
 pub use snapshot::{Budget, Demand, SnapshotCommand, SnapshotDecision, SnapshotStep, decide_snapshot};
+pub use thresholds::{PolicyOverride, Thresholds};
 pub use view::{
     ArchiveView, ClusterView, ControlView, Liveness, LogView, ManifestFacts, Moment, NodeView, PartitionView,
     ReplicaReport, ReplicaState, RunningOrder, Timing, TrimHint, TrimMemory,

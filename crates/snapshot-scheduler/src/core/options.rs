@@ -70,7 +70,7 @@ impl SchedulerOptions {
     /// All faults at once.
     pub fn validate(&self) -> Result<(), Vec<PolicyFault>> {
         let mut faults = Vec::new();
-        let mut check = |ok: bool, key, fault: &str| {
+        let mut check = |ok: bool, key: &'static str, fault: &str| {
             if !ok {
                 faults.push(PolicyFault::new(key, fault));
             }

@@ -165,7 +165,10 @@ pub fn plan(view: &ClusterView, policy: &Policy, now: Moment, entropy: &Entropy)
             }
             SnapshotStep::AppendNoop { .. } | SnapshotStep::Wait => {}
         }
-        let leadership = leadership::decide_leadership(view, id, now, &mut counts, entropy);
+        let mut leadership = leadership::decide_leadership(view, id, now, &mut counts, entropy);
+        if policy.dry_run && leadership.node.take().is_some() {
+            leadership.code = LeadershipCode::DryRun;
+        }
         if let Some(node) = &leadership.node {
             plan.commands.push(Command::Lead {
                 partition: id,

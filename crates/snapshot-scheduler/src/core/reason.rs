@@ -101,6 +101,8 @@ words! {
         Waiting = "waiting", "";
         /// Another admin acts, or this one could not find out whether one does.
         Standby = "standby", "";
+        /// The admin only shows whom it would ask.
+        DryRun = "dry-run", "set `dry_run = false` to let it act";
         /// Assignment is a host's business here.
         Off = "off", "";
         /// The admin has not heard from all expected workers since it started.
@@ -127,6 +129,8 @@ words! {
         Unusable = "unusable", "repair access to admin/lease.json, or put the object aside: it is made anew";
         /// No lease is used; every admin acts.
         Off = "off", "";
+        /// The policy says `dry_run`: it decides and says what it would do, and leaves the lease to others.
+        DryRun = "dry-run", "set `dry_run = false` to let it act";
     }
 }
 
@@ -135,7 +139,7 @@ impl LeaseCode {
     pub const fn acts(self) -> bool {
         match self {
             LeaseCode::Active | LeaseCode::Unconfirmed | LeaseCode::Off => true,
-            LeaseCode::Standby | LeaseCode::Pending | LeaseCode::Unusable => false,
+            LeaseCode::Standby | LeaseCode::Pending | LeaseCode::Unusable | LeaseCode::DryRun => false,
         }
     }
 }
@@ -159,6 +163,8 @@ words! {
         HeldByOther = "held-by-other", "";
         /// This admin stops.
         Stopping = "stopping", "";
+        /// This admin only shows what it would do.
+        DryRun = "dry-run", "";
     }
 }
 

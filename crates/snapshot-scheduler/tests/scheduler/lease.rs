@@ -2,7 +2,7 @@
 
 use crate::{cluster::node, views::identity};
 use snapshot_scheduler::core::{
-    Candidate, LEASE_TERM_MAX, LeaseCode, LeaseFailure, LeaseReason, LeaseStep, LeaseView, Moment,
+    Candidate, LEASE_TERM_MAX, LeaseCode, LeaseFailure, LeaseReason, LeaseStep, LeaseView, LeaseWish, Moment,
     decide_lease, standing,
 };
 use snapshot_store::{
@@ -65,6 +65,7 @@ fn failed(view: LeaseView, at: Moment, passing: bool) -> LeaseView {
 fn what_is_done_about_the_lease_follows_from_who_has_it_and_for_how_long() {
     use LeaseReason as Why;
     use LeaseStep::{GiveUp, Renew, Take, Wait};
+    use LeaseWish::{Act, DryRun, Stop};
     let own = || seen(Some(lease("admin-1", 1, TERM)));
     let other = || seen(Some(lease("admin-2", 2, TERM)));
     let former = || seen(Some(lease("admin-1", 3, TERM)));
@@ -74,39 +75,32 @@ fn what_is_done_about_the_lease_follows_from_who_has_it_and_for_how_long() {
     namesake.held_before = true;
     let endless = seen(Some(lease("admin-2", 2, Duration::from_secs(1_000_000))));
     let cases = [
-        ("none", seen(None), false, 0, Take, Why::Vacant),
-        ("own, young", own(), false, 2, Wait, Why::Fresh),
-        (
-            "own, a part of it passed",
-            own(),
-            false,
-            3,
-            Renew,
-            Why::RenewalDue,
-        ),
-        ("own, long expired", own(), false, 500, Renew, Why::RenewalDue),
+        ("none", seen(None), Act, 0, Take, Why::Vacant),
+        ("own, young", own(), Act, 2, Wait, Why::Fresh),
+        ("own, a part of it passed", own(), Act, 3, Renew, Why::RenewalDue),
+        ("own, long expired", own(), Act, 500, Renew, Why::RenewalDue),
         (
             "own, and the last try failed",
             failed(own(), after(1), true),
-            false,
+            Act,
             1,
             Renew,
             Why::RenewalDue,
         ),
-        ("another's", other(), false, 9, Wait, Why::HeldByOther),
+        ("another's", other(), Act, 9, Wait, Why::HeldByOther),
         (
             "another's, not renewed for its term",
             other(),
-            false,
+            Act,
             10,
             Take,
             Why::Expired,
         ),
-        ("another's, given up", given_up, false, 0, Take, Why::GivenUp),
+        ("another's, given up", given_up, Act, 0, Take, Why::GivenUp),
         (
             "that of our former process",
             former(),
-            false,
+            Act,
             0,
             Take,
             Why::FormerProcess,
@@ -114,16 +108,16 @@ fn what_is_done_about_the_lease_follows_from_who_has_it_and_for_how_long() {
         (
             "that of a second process of our name",
             namesake.clone(),
-            false,
+            Act,
             9,
             Wait,
             Why::HeldByOther,
         ),
-        ("the same, not renewed", namesake, false, 10, Take, Why::Expired),
+        ("the same, not renewed", namesake, Act, 10, Take, Why::Expired),
         (
             "another's, for days",
             endless.clone(),
-            false,
+            Act,
             299,
             Wait,
             Why::HeldByOther,
@@ -131,17 +125,19 @@ fn what_is_done_about_the_lease_follows_from_who_has_it_and_for_how_long() {
         (
             "the same, for as long as we wait",
             endless,
-            false,
+            Act,
             LEASE_TERM_MAX.as_secs(),
             Take,
             Why::Expired,
         ),
-        ("own, and we stop", own(), true, 0, GiveUp, Why::Stopping),
-        ("another's, and we stop", other(), true, 500, Wait, Why::Stopping),
-        ("none, and we stop", seen(None), true, 0, Wait, Why::Stopping),
+        ("own, and we stop", own(), Stop, 0, GiveUp, Why::Stopping),
+        ("another's, and we stop", other(), Stop, 500, Wait, Why::Stopping),
+        ("own, in a dry run", own(), DryRun, 0, GiveUp, Why::DryRun),
+        ("none, in a dry run", seen(None), DryRun, 0, Wait, Why::DryRun),
+        ("none, and we stop", seen(None), Stop, 0, Wait, Why::Stopping),
     ];
-    for (what, view, stopping, seconds, step, reason) in cases {
-        let decision = decide_lease(&view, &candidate(), stopping, after(seconds));
+    for (what, view, wish, seconds, step, reason) in cases {
+        let decision = decide_lease(&view, &candidate(), wish, after(seconds));
         assert_eq!(
             (decision.step, decision.reason),
             (step, reason),
@@ -207,10 +203,10 @@ fn whether_an_admin_acts_follows_from_what_it_last_saw() {
         ),
     ];
     for (what, view, seconds, code) in cases {
-        let standing = standing(&view, Some(&candidate()), after(seconds));
+        let standing = standing(&view, Some(&candidate()), false, after(seconds));
         assert_eq!(standing.code, code, "{what}: {}", standing.detail);
     }
-    let without = standing(&LeaseView::default(), None, SINCE);
+    let without = standing(&LeaseView::default(), None, false, SINCE);
     assert_eq!((without.code, without.code.acts()), (LeaseCode::Off, true));
 }
 
@@ -218,7 +214,7 @@ fn whether_an_admin_acts_follows_from_what_it_last_saw() {
 fn a_standby_says_who_acts_until_when_and_where() {
     let mut held = lease("admin-2", 2, TERM);
     held.address = Some("http://10.0.0.7:7400".to_owned());
-    let standing = standing(&seen(Some(held)), Some(&candidate()), SINCE);
+    let standing = standing(&seen(Some(held)), Some(&candidate()), false, SINCE);
     for said in [
         "admin-2",
         "http://10.0.0.7:7400",

@@ -11,6 +11,8 @@ mod holds;
 mod lease;
 mod plan;
 mod plan_properties;
+mod prices;
+mod reload;
 mod service;
 mod snapshots;
 mod space;

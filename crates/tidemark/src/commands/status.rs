@@ -69,6 +69,10 @@ fn status_text(status: &ClusterStatus) -> String {
     if let Some(lease) = &status.lease {
         text += &lease_text(&status.admin, lease);
     }
+    // The usual case needs no words.
+    if let Some(policy) = status.policy.as_ref().filter(|policy| !policy.refused.is_empty()) {
+        text += &format!("{}\n", render::policy_text(policy));
+    }
     let nodes = status.nodes.iter().map(|node| {
         let age = or_dash(node.age_ms.map(duration_ms));
         [

@@ -5,6 +5,7 @@ use super::{
     identity::{self, NamedLog},
     log::{connect, connect_admin},
     metrics,
+    reload::{self, ConfiguredPolicy},
     serve::{Servers, announce_ready, bind, bind_service, credentials},
     stop,
 };
@@ -48,6 +49,10 @@ pub async fn run(args: RoleArgs) -> anyhow::Result<ExitCode> {
     };
 
     let scheduler = Scheduler::builder(config.policy.clone())
+        .policy_source(Arc::new(ConfiguredPolicy::new(
+            args.config.clone(),
+            config.clone(),
+        )))
         .options(config.scheduler.clone())
         .admin(node.clone())
         .address(config.advertised(service.address, speaks_tls))
@@ -59,6 +64,7 @@ pub async fn run(args: RoleArgs) -> anyhow::Result<ExitCode> {
         .seams(seams)
         .build()?;
     let handle = scheduler.handle();
+    reload::on_change(handle.clone(), args.config.clone(), stop.clone())?;
     let address = service.address;
     servers
         .serve(service, |routes| {
