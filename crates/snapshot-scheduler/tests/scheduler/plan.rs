@@ -60,10 +60,7 @@ fn an_admin_that_watches_plans_nothing_and_one_in_a_dry_run_only_checks_snapshot
         replica.role = ReplicaRole::Follower;
     }
     let actions = |view: &ClusterView, dry_run| {
-        let policy = Policy {
-            dry_run,
-            ..policy()
-        };
+        let policy = Policy { dry_run, ..policy() };
         let plan = plan(view, &policy, NOW, &Entropy::seeded(3));
         let actions: Vec<_> = plan.commands.iter().map(Command::action).collect();
         (actions, plan.partitions[&P].leadership.code)
