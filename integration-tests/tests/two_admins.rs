@@ -9,11 +9,12 @@ use snapshot_proto::v1::{
     admin_service_client::AdminServiceClient,
 };
 use snapshot_store::{Lsn, PartitionId, Repository, Seams};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tidemark::{
     cluster::{Node, PortBlock, Settings, wait_for},
     kv::KvClient,
 };
+use tokio::time::Instant;
 
 const PARTITIONS: u32 = 2;
 const TERM: Duration = Duration::from_millis(1500);
