@@ -129,7 +129,8 @@ pub(crate) async fn read_control(ctx: &Context) -> ControlView {
 /// Writes sticky holds that are so far only in memory.
 async fn write_holds(ctx: &Context) {
     let pending = ctx.lock().pending_holds.clone();
-    if pending.is_empty() {
+    // A dry run keeps them to itself; they hold its own plan.
+    if pending.is_empty() || ctx.policy().dry_run {
         return;
     }
     let since = ctx.seams.clock.now();
@@ -242,7 +243,7 @@ pub(crate) async fn read_manifests(ctx: &Context, id: PartitionId) {
         let newest = pointer
             .snapshots
             .iter()
-            .take(ctx.policy.restorable_snapshots_min.max(1) as usize);
+            .take(ctx.policy().restorable_snapshots_min.max(1) as usize);
         newest
             .filter(|entry| !view.manifests.contains_key(&entry.snapshot_id))
             .cloned()

@@ -32,6 +32,10 @@ const NOOP_SPACING: Duration = Duration::from_secs(5);
 /// How long an operator's client may leave the final message unread.
 const RELAY_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Failures in a row, of whatever partitions, after which other nodes are preferred to one that answers: a full disk fails
+/// all partitions, and each of them would else find that out by itself.
+const NODE_FAILURES_MIN: u32 = 3;
+
 /// Where the progress of an operator's request goes.
 pub(crate) type Relay = mpsc::Sender<v1::CreateSnapshotEvent>;
 
@@ -111,7 +115,7 @@ async fn order_snapshot(
                 min_lsn: command.min_lsn.get(),
                 request_id: request_id.to_string(),
                 distrusted: command.distrusted.iter().map(ToString::to_string).collect(),
-                restorable_snapshots_min: ctx.policy.restorable_snapshots_min,
+                restorable_snapshots_min: ctx.policy().restorable_snapshots_min,
             };
             follow(worker.client.as_ref(), wire, relay.as_ref()).await
         }
@@ -280,12 +284,20 @@ fn note_outcome(ctx: &Context, command: &SnapshotCommand, outcome: &Outcome) {
         }
     }
     if let Some(node) = state.view.nodes.get_mut(node) {
+        let failures = node.failures.saturating_add(1);
         match outcome {
-            Outcome::Unreachable(_) => {
-                node.failures = node.failures.saturating_add(1);
-                node.not_before = now.plus(ctx.backoff(node.failures));
+            Outcome::Published(_) => node.failures = 0,
+            Outcome::Declined(_) => {}
+            Outcome::Failed { .. } => {
+                node.failures = failures;
+                if failures >= NODE_FAILURES_MIN {
+                    node.failing_until = now.plus(ctx.backoff(failures));
+                }
             }
-            Outcome::Published(_) | Outcome::Declined(_) | Outcome::Failed { .. } => node.failures = 0,
+            Outcome::Unreachable(_) => {
+                node.failures = failures;
+                node.not_before = now.plus(ctx.backoff(failures));
+            }
         }
     }
 }

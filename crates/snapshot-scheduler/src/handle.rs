@@ -3,7 +3,7 @@
 use crate::{
     archive,
     core::{self, Budget, Command, Demand, Plan, SnapshotCode, SnapshotStep, TrimStatus},
-    execute, observe,
+    execute, lease, observe,
     service::AdminService,
     state::Context,
     status,
@@ -77,7 +77,7 @@ pub enum PauseError {
 /// A handle to a scheduler. Cheap to clone.
 #[derive(Clone)]
 pub struct SchedulerHandle {
-    ctx: Arc<Context>,
+    pub(crate) ctx: Arc<Context>,
 }
 
 impl SchedulerHandle {
@@ -100,12 +100,25 @@ impl SchedulerHandle {
     pub fn preview(&self) -> Plan {
         // A copy of the randomness would still move the shared stream: a preview draws its own.
         let entropy = snapshot_store::Entropy::seeded(0);
-        core::plan(&self.ctx.lock().view, &self.ctx.policy, self.ctx.now(), &entropy)
+        core::plan(
+            &self.ctx.lock().view,
+            &self.ctx.policy(),
+            self.ctx.now(),
+            &entropy,
+        )
     }
 
     pub(crate) fn preview_to_wire(&self) -> v1::Plan {
         let plan = self.preview();
         status::plan_to_wire(&self.ctx.lock(), &plan, self.ctx.now())
+    }
+
+    /// Returns whether this admin acts: it has the lease, or none is used, and the policy lets it. One that does not only
+    /// watches, and takes over by itself.
+    pub fn acts(&self) -> bool {
+        lease::standing(&self.ctx, &self.ctx.lock(), self.ctx.now())
+            .code
+            .acts()
     }
 
     /// Returns a receiver of tick numbers: a change means that the status may have changed.
@@ -159,12 +172,14 @@ impl SchedulerHandle {
         let now = ctx.now();
         let (command, request_id) = {
             let mut state = ctx.lock();
-            let mut budget = Budget::new(&state.view, &ctx.policy);
+            state.view.standby = lease::standby(ctx, &state, now);
+            let policy = ctx.policy();
+            let mut budget = Budget::new(&state.view, &policy);
             let entropy = &ctx.seams.entropy;
             let decision = core::decide_snapshot(
                 &state.view,
                 partition,
-                &ctx.policy,
+                &policy,
                 now,
                 &mut budget,
                 entropy,

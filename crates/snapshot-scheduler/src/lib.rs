@@ -8,13 +8,15 @@
 //! | [`core`] | view, policy and plan: plain values and pure decisions |
 //! | `observe` | polls workers and logs |
 //! | `archive` | reads pointers and the control state, writes sticky holds |
+//! | `lease` | of several admins, sees to it that one acts |
 //! | `execute` | carries out the plan's commands |
 //! | `trim` | the protocol around the one decision that destroys log records |
+//! | `reload` | changes the policy while it runs |
 //! | `scheduler`, `handle`, `service` | builds and runs it; status and operator requests; gRPC |
 //!
 //! Not here: how a snapshot is made (`snapshot-worker`), what is stored and how far a log may be trimmed
-//! (`snapshot-store`). A lease, a continuous audit and reloading the policy take their places beside `archive`,
-//! `execute` and `scheduler`; safety does not rest on them.
+//! (`snapshot-store`). A continuous audit takes its place beside `archive` and `execute`; safety rests neither on it
+//! nor on the lease.
 
 #![forbid(unsafe_code)]
 
@@ -23,8 +25,10 @@ mod client;
 pub mod core;
 mod execute;
 mod handle;
+mod lease;
 pub mod metrics;
 mod observe;
+mod reload;
 mod scheduler;
 mod service;
 mod state;
@@ -33,8 +37,9 @@ mod trim;
 mod wire;
 
 pub use client::{GrpcWorker, SnapshotEvents, WorkerAddressError, WorkerClient, WorkerError, WorkerSpec};
-pub use core::{CandidateChoice, Plan, Policy, PolicyFault, SchedulerOptions};
+pub use core::{CandidateChoice, Plan, Policy, PolicyChange, PolicyFault, PolicyOverride, SchedulerOptions};
 pub use handle::{OrderError, PauseError, SchedulerHandle};
+pub use reload::{PolicySource, ReloadError};
 pub use scheduler::{BuildError, Scheduler, SchedulerBuilder};
 pub use service::AdminService;
 pub use trim::{TrimMode, TrimReport, TrimResult};

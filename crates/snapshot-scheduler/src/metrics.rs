@@ -3,7 +3,7 @@
 use crate::core::{Liveness, SnapshotCause};
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use snapshot_proto::v1::DeclineReason;
-use snapshot_store::{AnomalyKind, core::HoldReason};
+use snapshot_store::{AnomalyKind, core::HoldReason, format::LeaseEpoch};
 use std::time::Duration;
 
 /// Per-partition series are exported for at most this many partitions; with more, only the maxima are.
@@ -22,6 +22,11 @@ const DELETED: &str = "tidemark_admin_pruned_bytes_total";
 const TICK_SECONDS: &str = "tidemark_admin_tick_seconds";
 const NODES: &str = "tidemark_admin_nodes";
 const PAUSED: &str = "tidemark_admin_paused_scopes";
+const ACTIVE: &str = "tidemark_admin_active";
+const LEASE_EPOCH: &str = "tidemark_admin_lease_epoch";
+const LEASE_CHANGES: &str = "tidemark_admin_lease_changes_total";
+const LEASE_FAILURES: &str = "tidemark_admin_lease_failures_total";
+const POLICY_RELOADS: &str = "tidemark_admin_policy_reloads_total";
 const HOLD: &str = "tidemark_admin_partition_hold";
 const HOLD_AGE: &str = "tidemark_admin_hold_age_seconds";
 const HELD_BYTES: &str = "tidemark_admin_log_held_bytes";
@@ -38,6 +43,10 @@ const ALL_STORED_BYTES: &str = "tidemark_admin_all_stored_bytes";
 
 /// How a snapshot that was asked for ended.
 const OUTCOME_WORDS: [&str; 4] = ["published", "declined", "failed", "unreachable"];
+/// What happens to the lease of an admin.
+const LEASE_CHANGE_WORDS: [&str; 3] = ["taken", "lost", "given-up"];
+/// What comes of reading the policy again.
+const RELOAD_WORDS: [&str; 3] = ["changed", "unchanged", "refused"];
 const DECLINE_REASONS: [DeclineReason; 8] = [
     DeclineReason::Unspecified,
     DeclineReason::UnknownPartition,
@@ -80,6 +89,31 @@ pub fn describe() {
     describe_counter!(DELETED, Unit::Bytes, "Bytes of snapshots deleted after trims.");
     describe_histogram!(TICK_SECONDS, Unit::Seconds, "Time taken to plan.");
     describe_gauge!(NODES, Unit::Count, "Configured workers, by liveness.");
+    describe_gauge!(
+        ACTIVE,
+        Unit::Count,
+        "1 while this admin acts, 0 while it only watches."
+    );
+    describe_gauge!(
+        LEASE_EPOCH,
+        Unit::Count,
+        "Epoch of the lease as this admin saw it last, 0 before that; grows with every change of the active admin."
+    );
+    describe_counter!(
+        LEASE_CHANGES,
+        Unit::Count,
+        "Leases taken, lost and given up by this admin."
+    );
+    describe_counter!(
+        LEASE_FAILURES,
+        Unit::Count,
+        "Times the lease could not be read or written."
+    );
+    describe_counter!(
+        POLICY_RELOADS,
+        Unit::Count,
+        "Times the policy was read again, by outcome."
+    );
     describe_gauge!(PAUSED, Unit::Count, "Pauses in force.");
     describe_gauge!(
         HOLD,
@@ -164,6 +198,13 @@ pub fn describe() {
     for outcome in ["ok", "damaged", "failed"] {
         counter!(VERIFIES, "outcome" => outcome).absolute(0);
     }
+    for change in LEASE_CHANGE_WORDS {
+        counter!(LEASE_CHANGES, "change" => change).absolute(0);
+    }
+    counter!(LEASE_FAILURES).absolute(0);
+    for outcome in RELOAD_WORDS {
+        counter!(POLICY_RELOADS, "outcome" => outcome).absolute(0);
+    }
     counter!(TRIMMED).absolute(0);
     counter!(DELETED).absolute(0);
 }
@@ -220,6 +261,25 @@ pub(crate) fn ticked(took: Duration) {
 
 pub(crate) fn nodes(liveness: Liveness, count: usize) {
     gauge!(NODES, "liveness" => liveness.as_str()).set(count as f64);
+}
+
+pub(crate) fn lease(acts: bool, epoch: LeaseEpoch) {
+    gauge!(ACTIVE).set(if acts { 1.0 } else { 0.0 });
+    gauge!(LEASE_EPOCH).set(epoch.get() as f64);
+}
+
+pub(crate) fn lease_changed(change: &'static str) {
+    debug_assert!(LEASE_CHANGE_WORDS.contains(&change), "changes are a closed list");
+    counter!(LEASE_CHANGES, "change" => change).increment(1);
+}
+
+pub(crate) fn lease_failed() {
+    counter!(LEASE_FAILURES).increment(1);
+}
+
+pub(crate) fn policy_reloaded(outcome: &'static str) {
+    debug_assert!(RELOAD_WORDS.contains(&outcome), "outcomes are a closed list");
+    counter!(POLICY_RELOADS, "outcome" => outcome).increment(1);
 }
 
 pub(crate) fn pauses(count: usize) {
@@ -326,119 +386,4 @@ pub(crate) fn totals(all: &[PartitionGauges]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString};
-    use std::{
-        collections::{BTreeMap, BTreeSet},
-        sync::Mutex,
-    };
-
-    /// Remembers what was described and registered.
-    #[derive(Default)]
-    struct Seen {
-        described: Mutex<BTreeMap<String, (&'static str, String)>>,
-        registered: Mutex<BTreeSet<(&'static str, String)>>,
-    }
-
-    impl Seen {
-        fn describe(&self, kind: &'static str, key: &KeyName, text: &SharedString) {
-            let entry = (kind, text.to_string());
-            assert!(
-                self.described
-                    .lock()
-                    .unwrap()
-                    .insert(key.as_str().to_owned(), entry)
-                    .is_none()
-            );
-        }
-
-        fn register(&self, kind: &'static str, key: &Key) {
-            let labels: Vec<_> = key
-                .labels()
-                .map(|label| format!("{}={}", label.key(), label.value()))
-                .collect();
-            let series = format!("{} {}", key.name(), labels.join(","));
-            self.registered.lock().unwrap().insert((kind, series));
-        }
-    }
-
-    impl Recorder for Seen {
-        fn describe_counter(&self, key: KeyName, _: Option<Unit>, text: SharedString) {
-            self.describe("counter", &key, &text);
-        }
-        fn describe_gauge(&self, key: KeyName, _: Option<Unit>, text: SharedString) {
-            self.describe("gauge", &key, &text);
-        }
-        fn describe_histogram(&self, key: KeyName, _: Option<Unit>, text: SharedString) {
-            self.describe("histogram", &key, &text);
-        }
-        fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-            self.register("counter", key);
-            Counter::noop()
-        }
-        fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
-            self.register("gauge", key);
-            Gauge::noop()
-        }
-        fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
-            self.register("histogram", key);
-            Histogram::noop()
-        }
-    }
-
-    #[test]
-    fn names_are_clean_and_every_metric_is_described() {
-        let seen = Seen::default();
-        metrics::with_local_recorder(&seen, || {
-            describe();
-            let values = PartitionGauges {
-                archived: Some(1),
-                guard: Some(1),
-                trim_point: Some(1),
-                tail: Some(1),
-                held_bytes: Some(1),
-                stored: Some(StoredBytes::default()),
-                ..PartitionGauges::default()
-            };
-            partition("0", &values);
-            totals(&[values]);
-            partition_hold("0", Some(HoldReason::Paused), Some(HoldReason::Delay));
-            nodes(Liveness::Live, 1);
-            pauses(0);
-            ticked(Duration::ZERO);
-            pruned(1);
-        });
-        let described = seen.described.lock().unwrap();
-        for (name, (kind, text)) in described.iter() {
-            assert!(name.starts_with("tidemark_admin_"), "{name}");
-            assert_eq!(name.ends_with("_total"), *kind == "counter", "{name}");
-            assert!(text.ends_with('.'), "{name} is described by a sentence");
-        }
-        let registered = seen.registered.lock().unwrap();
-        for (kind, series) in registered.iter() {
-            let name = series.split(' ').next().unwrap();
-            assert_eq!(
-                described.get(name).map(|(kind, _)| kind),
-                Some(kind),
-                "{name} is described"
-            );
-        }
-        let used: BTreeSet<_> = registered
-            .iter()
-            .map(|(_, series)| series.split(' ').next().unwrap())
-            .collect();
-        assert_eq!(
-            used.len(),
-            described.len(),
-            "nothing is described that is not used"
-        );
-        for reason in HoldReason::ALL {
-            let series = format!("{HOLDS} reason={}", reason.as_str());
-            assert!(
-                registered.contains(&("counter", series)),
-                "{reason} begins at zero"
-            );
-        }
-    }
-}
+mod tests;

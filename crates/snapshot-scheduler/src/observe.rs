@@ -6,7 +6,7 @@
 use crate::{
     client::{WorkerError, WorkerSpec},
     core::{ClusterView, ControlView, LogView, Moment, PartitionView, highest_claim},
-    metrics,
+    lease, metrics,
     state::{Context, NodeMemory, State},
     wire,
 };
@@ -84,7 +84,7 @@ async fn poll_worker(ctx: &Context, worker: &WorkerSpec) {
         let request = v1::GetStatusRequest {
             admin: ctx.admin.to_string(),
             known_version,
-            policy: Some(worker_policy(ctx)),
+            policy: worker_policy(ctx),
         };
         let reply = timeout(ctx.options.poll_timeout(), worker.client.status(request)).await;
         let reply = reply.unwrap_or_else(|_| {
@@ -118,15 +118,22 @@ async fn poll_worker(ctx: &Context, worker: &WorkerSpec) {
     }
 }
 
-fn worker_policy(ctx: &Context) -> v1::WorkerPolicy {
-    let (paused, paused_partitions) = pauses(&ctx.lock().view);
-    v1::WorkerPolicy {
-        snapshot_after_records: ctx.policy.snapshot_after_records,
-        snapshot_after_bytes: ctx.policy.snapshot_after_bytes,
-        restorable_snapshots_min: ctx.policy.restorable_snapshots_min,
-        paused: paused || ctx.policy.dry_run,
-        paused_partitions,
+/// Returns what workers are told of the policy: by the admin that acts, so that two with different ones do not
+/// contradict each other.
+fn worker_policy(ctx: &Context) -> Option<v1::WorkerPolicy> {
+    let state = ctx.lock();
+    if !lease::standing(ctx, &state, ctx.now()).code.acts() {
+        return None;
     }
+    let (paused, paused_partitions) = pauses(&state.view);
+    let policy = ctx.policy();
+    Some(v1::WorkerPolicy {
+        snapshot_after_records: policy.snapshot_after_records,
+        snapshot_after_bytes: policy.snapshot_after_bytes,
+        restorable_snapshots_min: policy.restorable_snapshots_min,
+        paused: paused || policy.dry_run,
+        paused_partitions,
+    })
 }
 
 /// Returns whether the whole cluster is paused, and which partitions are for themselves. What keeps the admin from having

@@ -3,21 +3,23 @@
 use crate::{
     archive,
     client::WorkerSpec,
-    core::{self, Command, Liveness, Plan, Policy, PolicyFault, SchedulerOptions, TrimStatus},
+    core::{self, Candidate, Command, Liveness, Plan, Policy, PolicyFault, SchedulerOptions, TrimStatus},
     execute,
     handle::SchedulerHandle,
+    lease,
     metrics::{self, PartitionGauges},
     observe,
+    reload::PolicySource,
     state::{Context, State},
 };
 use partition_log::{Log, LogAdmin};
 use snapshot_store::{
-    ClusterIdentity, NodeId, PartitionId, Repository, RequestId, Seams, core::HoldReason,
+    AdminSession, ClusterIdentity, NodeId, PartitionId, Repository, RequestId, Seams, core::HoldReason,
     format::ClusterRecord,
 };
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, RwLock},
     time::Duration,
 };
 use tokio::{
@@ -68,8 +70,10 @@ pub enum BuildError {
 #[derive(Default)]
 pub struct SchedulerBuilder {
     policy: Policy,
+    policy_source: Option<Arc<dyn PolicySource>>,
     options: SchedulerOptions,
     admin: Option<NodeId>,
+    address: Option<String>,
     cluster: Option<(ClusterIdentity, u32)>,
     log: Option<Arc<dyn Log>>,
     log_admin: Option<Arc<dyn LogAdmin>>,
@@ -83,6 +87,13 @@ impl SchedulerBuilder {
     #[must_use]
     pub fn admin(mut self, node: NodeId) -> Self {
         self.admin = Some(node);
+        self
+    }
+
+    /// Sets where operators reach the admin: other admins name it while this one acts.
+    #[must_use]
+    pub fn address(mut self, address: impl Into<String>) -> Self {
+        self.address = Some(address.into());
         self
     }
 
@@ -140,6 +151,13 @@ impl SchedulerBuilder {
         self
     }
 
+    /// Sets where the policy comes from when it is read again; without it, only the host changes it.
+    #[must_use]
+    pub fn policy_source(mut self, source: Arc<dyn PolicySource>) -> Self {
+        self.policy_source = Some(source);
+        self
+    }
+
     /// Sets how the scheduler paces itself.
     #[must_use]
     pub fn options(mut self, options: SchedulerOptions) -> Self {
@@ -158,16 +176,26 @@ impl SchedulerBuilder {
         let log = self.log.ok_or(missing("log"))?;
         let log_admin = self.log_admin.ok_or(missing("log_admin"))?;
         let repository = self.repository.ok_or(missing("repository"))?;
-        let faults: Vec<PolicyFault> = [self.policy.validate(), self.options.validate()]
-            .into_iter()
-            .filter_map(Result::err)
-            .flatten()
-            .collect();
+        let faults: Vec<PolicyFault> = [
+            self.policy.validate(),
+            self.policy.validate_for(partitions),
+            self.options.validate(),
+        ]
+        .into_iter()
+        .filter_map(Result::err)
+        .flatten()
+        .collect();
         if !faults.is_empty() {
             return Err(BuildError::Faulty { faults });
         }
         let workers = index_workers(self.workers, partitions)?;
         let ids = (0..partitions).map(PartitionId::new);
+        let seams = self.seams.unwrap_or_else(|| repository.seams().clone());
+        let candidate = self.options.lease_term().map(|term| Candidate {
+            node: admin.clone(),
+            session: AdminSession::new(seams.ulid()),
+            term,
+        });
         let context = Context {
             state: Mutex::new(State::new(
                 &cluster,
@@ -175,15 +203,19 @@ impl SchedulerBuilder {
                 &workers,
                 &self.options,
                 &self.policy,
+                seams.clock.now(),
             )),
-            seams: self.seams.unwrap_or_else(|| repository.seams().clone()),
+            seams,
             admin,
+            address: self.address,
+            candidate,
             cluster,
             log,
             log_admin,
             repository,
             options: self.options,
-            policy: self.policy,
+            policy: RwLock::new(Arc::new(self.policy)),
+            policy_source: self.policy_source,
             workers,
             started: Instant::now(),
             trim_locks: ids.map(|id| (id, tokio::sync::Mutex::default())).collect(),
@@ -244,13 +276,14 @@ impl Scheduler {
         SchedulerHandle::new(self.ctx.clone())
     }
 
-    /// Runs until `shutdown` is cancelled, then stops everything it started. Snapshots that workers are making go
+    /// Runs until `shutdown` is cancelled, then stops everything it started and gives up its lease. Snapshots that workers are making go
     /// on there.
     pub async fn run(self, shutdown: CancellationToken) {
         let ctx = self.ctx;
         ctx.tasks.spawn(observe::poll_workers(ctx.clone()));
         ctx.tasks.spawn(observe::poll_log(ctx.clone()));
         ctx.tasks.spawn(archive::keep_reading(ctx.clone()));
+        ctx.tasks.spawn(lease::keep(ctx.clone()));
         loop {
             tick(&ctx);
             let earliest = Instant::now() + TICK_SPACING;
@@ -269,6 +302,7 @@ impl Scheduler {
         {
             tracing::warn!(tasks = ctx.tasks.len(), "some tasks did not stop in time");
         }
+        lease::give_up(&ctx).await;
     }
 }
 
@@ -279,14 +313,15 @@ fn tick(ctx: &Arc<Context>) {
     let commands: Vec<(Command, RequestId)> = {
         let mut state = ctx.lock();
         state.tick += 1;
-        let plan = core::plan(&state.view, &ctx.policy, now, &ctx.seams.entropy);
+        state.view.standby = lease::standby(ctx, &state, now);
+        let plan = core::plan(&state.view, &ctx.policy(), now, &ctx.seams.entropy);
         note_plan(ctx, &mut state, &plan, now);
         let commands = plan.commands.iter().map(|command| {
             let request_id = execute::begin(ctx, &mut state, command, now);
             (command.clone(), request_id)
         });
         let commands = commands.collect();
-        export(&state, now);
+        export(ctx, &state, now);
         state.plan = plan;
         ctx.ticks.send_replace(state.tick);
         commands
@@ -349,7 +384,7 @@ fn hold_named(code: &str) -> Option<HoldReason> {
 }
 
 /// Exports the gauges.
-fn export(state: &State, now: core::Moment) {
+fn export(ctx: &Context, state: &State, now: core::Moment) {
     for liveness in Liveness::ALL {
         let count = state
             .view
@@ -359,6 +394,9 @@ fn export(state: &State, now: core::Moment) {
             .count();
         metrics::nodes(*liveness, count);
     }
+    let epoch = state.lease.lease.as_ref().map(|lease| lease.epoch);
+    let acts = lease::standing(ctx, state, now).code.acts();
+    metrics::lease(acts, epoch.unwrap_or_default());
     if let core::ControlView::Known(control) = &state.view.control {
         metrics::pauses(control.pauses.len());
     }

@@ -1,7 +1,9 @@
 //! The admin's gRPC service: a thin shell over [`SchedulerHandle`].
 
 use crate::{
+    core::{PolicyChange, RestorePrice, TrimPrice},
     handle::{OrderError, PauseError, SchedulerHandle},
+    reload::ReloadError,
     trim::{TrimMode, TrimReport, TrimResult},
 };
 use futures::{Stream, StreamExt, stream::BoxStream};
@@ -114,12 +116,33 @@ fn outcome(report: TrimReport) -> v1::TrimOutcome {
         trim_point_after: after.map(Lsn::get),
         guard_lsn: report.guard_lsn.map(Lsn::get),
         left_behind: report.left_behind.iter().map(ToString::to_string).collect(),
+        price: report.price.as_ref().map(price),
+    }
+}
+
+fn price(price: &TrimPrice) -> v1::TrimPrice {
+    let restore = |restore: &RestorePrice| v1::RestorePrice {
+        node: restore.node.to_string(),
+        needed_lsn: restore.needed_lsn.map(Lsn::get),
+        live: restore.live,
+        bytes: restore.bytes,
+    };
+    v1::TrimPrice {
+        up_to: price.up_to.get(),
+        records: price.records,
+        bytes: price.bytes.map(|freed| freed.bytes),
+        bytes_estimated: price.bytes.is_some_and(|freed| freed.estimated),
+        must_restore: price.must_restore.iter().map(restore).collect(),
     }
 }
 
 /// Returns the status without what changes by itself, for comparing.
 fn settled(mut status: v1::ClusterStatus) -> v1::ClusterStatus {
     status.tick = 0;
+    if let Some(lease) = &mut status.lease {
+        lease.expires_at_ms = 0;
+        lease.detail.clear();
+    }
     for node in &mut status.nodes {
         node.age_ms = None;
     }
@@ -258,6 +281,28 @@ impl Service for AdminService {
         _request: Request<v1::PreviewPlanRequest>,
     ) -> Result<Response<v1::Plan>, Status> {
         Ok(Response::new(self.handle.preview_to_wire()))
+    }
+
+    async fn reload_policy(
+        &self,
+        _request: Request<v1::ReloadPolicyRequest>,
+    ) -> Result<Response<v1::ReloadPolicyReply>, Status> {
+        let changes = self.handle.reload_policy().await.map_err(|error| {
+            let reason = match &error {
+                ReloadError::NoSource => "no-policy-source",
+                ReloadError::Refused { .. } => "policy-refused",
+            };
+            refusal(Code::FailedPrecondition, reason, error.to_string(), &[])
+        })?;
+        let change = |change: PolicyChange| v1::PolicyChange {
+            key: change.key,
+            from: change.from,
+            to: change.to,
+        };
+        Ok(Response::new(v1::ReloadPolicyReply {
+            changes: changes.into_iter().map(change).collect(),
+            policy: Some(self.handle.policy_state()),
+        }))
     }
 
     type WatchStream = BoxStream<'static, Result<v1::ClusterStatus, Status>>;

@@ -3,21 +3,23 @@
 use crate::{
     client::WorkerSpec,
     core::{
-        ArchiveView, ClusterView, ControlView, Moment, NodeView, PartitionView, Plan, Policy,
-        SchedulerOptions, TrimStatus,
+        ArchiveView, Candidate, ClusterView, ControlView, LeaseView, Moment, NodeView, PartitionView, Plan,
+        Policy, SchedulerOptions, TrimStatus,
     },
     metrics::StoredBytes,
+    reload::{PolicySource, PolicyState},
 };
 use partition_log::{Log, LogAdmin};
 use snapshot_proto::v1;
 use snapshot_store::{
     ClusterIdentity, Lsn, NodeId, PartitionId, Repository, Seams, SnapshotId, StoreKind, Timestamp,
+    Versioned,
     core::SnapshotTrust,
-    format::{Certificate, Control, Pointer, StickyReason, VerifyLevel},
+    format::{Certificate, Control, Lease, Pointer, StickyReason, VerifyLevel},
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 use tokio::{
@@ -34,13 +36,19 @@ const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// Everything the parts of one scheduler share.
 pub(crate) struct Context {
     pub(crate) admin: NodeId,
+    /// Where operators reach this admin, if that is known.
+    pub(crate) address: Option<String>,
+    /// Who it is to the lease; `None` where none is used.
+    pub(crate) candidate: Option<Candidate>,
     pub(crate) cluster: ClusterIdentity,
     pub(crate) log: Arc<dyn Log>,
     pub(crate) log_admin: Arc<dyn LogAdmin>,
     pub(crate) repository: Repository,
     pub(crate) seams: Seams,
     pub(crate) options: SchedulerOptions,
-    pub(crate) policy: Policy,
+    /// The policy in force; replaced as a whole.
+    pub(crate) policy: RwLock<Arc<Policy>>,
+    pub(crate) policy_source: Option<Arc<dyn PolicySource>>,
     pub(crate) workers: BTreeMap<NodeId, WorkerSpec>,
     pub(crate) started: Instant,
     pub(crate) state: Mutex<State>,
@@ -65,6 +73,15 @@ impl Context {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns the policy in force. Whoever decides several things by it asks once.
+    pub(crate) fn policy(&self) -> Arc<Policy> {
+        self.policy.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn replace_policy(&self, policy: Policy) {
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+    }
+
     /// Returns the wait after `failures` failures in a row, jittered.
     pub(crate) fn backoff(&self, failures: u32) -> Duration {
         let doubled = BACKOFF_MIN.saturating_mul(1 << failures.saturating_sub(1).min(10));
@@ -73,7 +90,7 @@ impl Context {
 
     /// Returns whether snapshots that nothing depends on are deleted after a trim.
     pub(crate) fn prunes(&self) -> bool {
-        self.policy
+        self.policy()
             .prune
             .unwrap_or_else(|| self.repository.kind() == StoreKind::File)
     }
@@ -181,8 +198,12 @@ pub(crate) struct State {
     /// Sticky holds that are not in control.json yet.
     pub(crate) pending_holds: BTreeMap<(PartitionId, StickyReason), String>,
     pub(crate) control_read_at: Option<Moment>,
+    pub(crate) lease: LeaseView,
+    /// The lease as read or written last, with what a conditional put needs.
+    pub(crate) lease_version: Option<Versioned<Lease>>,
     /// How many of the newest snapshots a trim rests on, by the policy.
     pub(crate) restorable_min: usize,
+    pub(crate) policy: PolicyState,
     pub(crate) plan: Plan,
     pub(crate) tick: u64,
 }
@@ -194,6 +215,7 @@ impl State {
         workers: &BTreeMap<NodeId, WorkerSpec>,
         options: &SchedulerOptions,
         policy: &Policy,
+        now: Timestamp,
     ) -> Self {
         let expected = |id: PartitionId| {
             workers
@@ -208,6 +230,7 @@ impl State {
                 fingerprint: cluster.fingerprint,
                 timing: options.timing(),
                 assign_leaders: options.assign_leaders,
+                standby: None,
                 nodes: workers
                     .keys()
                     .map(|node| (node.clone(), NodeView::default()))
@@ -222,7 +245,14 @@ impl State {
             memory: ids().map(|id| (id, PartitionMemory::default())).collect(),
             pending_holds: BTreeMap::new(),
             control_read_at: None,
+            lease: LeaseView::default(),
+            lease_version: None,
             restorable_min: policy.restorable_snapshots_min.max(1) as usize,
+            policy: PolicyState {
+                revision: 1,
+                since: now,
+                refused: None,
+            },
             plan: Plan::default(),
             tick: 0,
         }

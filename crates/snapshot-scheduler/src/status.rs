@@ -2,6 +2,7 @@
 
 use crate::{
     core::{ControlView, Liveness, Moment, PartitionView, Plan},
+    lease,
     state::{Context, PartitionMemory, State},
     wire,
 };
@@ -41,6 +42,32 @@ pub(crate) fn cluster_status(ctx: &Context, state: &State, now: Moment) -> v1::C
             ControlView::Unread | ControlView::Unreadable(_) => Vec::new(),
         },
         tick: state.tick,
+        lease: Some(admin_lease(ctx, state, now)),
+        policy: Some(policy_state(ctx, state)),
+    }
+}
+
+pub(crate) fn policy_state(ctx: &Context, state: &State) -> v1::PolicyState {
+    v1::PolicyState {
+        revision: state.policy.revision,
+        since_ms: state.policy.since.as_millis(),
+        refused: state.policy.refused.clone().unwrap_or_default(),
+        json: serde_json::to_string(ctx.policy().as_ref()).unwrap_or_default(),
+    }
+}
+
+fn admin_lease(ctx: &Context, state: &State, now: Moment) -> v1::AdminLease {
+    let standing = lease::standing(ctx, state, now);
+    let held = state.lease.lease.as_ref().filter(|lease| !lease.given_up);
+    v1::AdminLease {
+        active: standing.code.acts(),
+        code: standing.code.as_str().to_owned(),
+        detail: standing.detail,
+        remedy: standing.code.remedy().to_owned(),
+        holder: held.map(|lease| lease.holder.to_string()),
+        address: held.and_then(|lease| lease.address.clone()).unwrap_or_default(),
+        epoch: held.map_or(0, |lease| lease.epoch.get()),
+        expires_at_ms: held.map_or(0, |lease| lease.expires_at.as_millis()),
     }
 }
 
@@ -185,6 +212,8 @@ pub(crate) fn explain(
     if let Some(certified) = memory.certified {
         lines.push(format!("certificate in force: up to {certified}"));
     }
+    let standing = lease::standing(ctx, state, now);
+    lines.push(format!("this admin: {}: {}", standing.code, standing.detail));
     let trim = memory.trim.reason();
     lines.push(format!("trim: {}: {}", trim.code, trim.detail));
     lines.extend(
@@ -193,13 +222,16 @@ pub(crate) fn explain(
             .iter()
             .map(|line| format!("trim, last look: {line}")),
     );
+    let policy = ctx.policy();
+    let thresholds = policy.thresholds(id);
     lines.push(format!(
-        "policy: snapshot after {} records or {} bytes, lag at most {} records, {} restorable snapshots verified by {}",
-        ctx.policy.snapshot_after_records,
-        ctx.policy.snapshot_after_bytes,
-        ctx.policy.lag_records_max,
-        ctx.policy.restorable_snapshots_min,
-        ctx.policy.verify_before_trim.as_str(),
+        "{}: snapshot after {} records or {} bytes, lag at most {} records; policy: {} restorable snapshots verified by {}",
+        thresholds.rule_name(),
+        thresholds.records,
+        thresholds.bytes,
+        thresholds.lag_records_max,
+        policy.restorable_snapshots_min,
+        policy.verify_before_trim.as_str(),
     ));
     Some(v1::ExplainReply {
         partition: Some(partition),

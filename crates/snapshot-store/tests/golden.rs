@@ -7,11 +7,12 @@ mod common;
 use common::*;
 use serde_json::{Value, json};
 use snapshot_store::{
-    ChainHash, ContentHash, LeaderEpoch, Leadership, Lsn, PartitionId, ReplicaRole, RequestId, StateDigest,
+    AdminSession, ChainHash, ContentHash, LeaderEpoch, Leadership, Lsn, PartitionId, ReplicaRole, RequestId,
+    StateDigest,
     format::{
         Certificate, ChainPoint, ChainTrail, ClusterRecord, Control, FormatError, KeyHash, KeyRange, Keys,
-        Manifest, ManifestFile, Origin, Pause, PauseScope, Pointer, Producer, SnapshotDirectory,
-        StateMachineVersion, StickyHold, StickyReason, Stored, Unknown,
+        Lease, LeaseEpoch, Manifest, ManifestFile, Origin, Pause, PauseScope, Pointer, Producer,
+        SnapshotDirectory, StateMachineVersion, StickyHold, StickyReason, Stored, Unknown,
     },
 };
 use std::path::Path;
@@ -147,6 +148,31 @@ fn control_state_keeps_its_form() {
             unknown: Unknown::default(),
         },
     );
+}
+
+#[test]
+fn lease_keeps_its_form() {
+    let held = Lease {
+        cluster: cluster(),
+        write_id: write_id(4),
+        epoch: LeaseEpoch::new(3),
+        holder: node("admin-1"),
+        session: AdminSession::new(ulid(5)),
+        address: Some("http://10.0.0.7:7400".to_owned()),
+        acquired_at: at(0),
+        renewed_at: at(6_000),
+        expires_at: at(16_000),
+        given_up: false,
+        unknown: Unknown::default(),
+    };
+    check("lease.json", &held);
+    let given_up = Lease {
+        address: None,
+        expires_at: held.renewed_at,
+        given_up: true,
+        ..held
+    };
+    check("lease-given-up.json", &given_up);
 }
 
 #[test]

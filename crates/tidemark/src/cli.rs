@@ -80,6 +80,9 @@ pub enum Command {
     Trim(commands::trim::TrimCommand),
     /// Say why a partition is or is not snapshotted and trimmed.
     Explain(commands::status::ExplainArgs),
+    /// Show the admin's policy, or let it read its file again.
+    #[command(subcommand)]
+    Policy(commands::policy::PolicyCommand),
     /// Stop snapshots and trims, of one partition or of all.
     Pause(commands::pause::PauseArgs),
     /// Take a pause back.
@@ -128,6 +131,7 @@ impl Cli {
             Command::Store(command) => command.run(output).await,
             Command::Trim(command) => command.run(output).await,
             Command::Explain(args) => commands::status::explain(args, output).await,
+            Command::Policy(command) => command.run(output).await,
             Command::Pause(args) => commands::pause::pause(args, output).await,
             Command::Resume(args) => commands::pause::resume(args, output).await,
             Command::Kv(command) => command.run(output).await,
@@ -266,6 +270,8 @@ mod tests {
             "tidemark explain 3",
             "tidemark pause --partition 2 --reason maintenance",
             "tidemark resume",
+            "tidemark policy show --output json",
+            "tidemark policy reload --admin http://127.0.0.1:7400",
             "tidemark kv put a 1 --worker http://127.0.0.1:7310 --worker http://127.0.0.1:7320",
             "tidemark kv import FILE.jsonl.gz",
             "tidemark token create w.token --name worker-1 --role operate --expires 2027-06-30T00:00:00Z",

@@ -27,7 +27,7 @@ pub(crate) async fn objects(place: &Place) -> BTreeMap<String, String> {
         let key = location.as_ref().strip_prefix(base.as_ref()).unwrap();
         let key = key.trim_start_matches('/').to_owned();
         // The lock file of a folder is no object.
-        if key.starts_with('.') || key == "admin/control.json" {
+        if key.starts_with('.') || key == "admin/control.json" || key == "admin/lease.json" {
             continue;
         }
         let bytes = store.get(&location).await.unwrap().bytes().await.unwrap();

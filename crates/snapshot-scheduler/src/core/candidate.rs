@@ -108,9 +108,17 @@ impl Choice<'_> {
 
     /// Chooses among those that can be asked now: lowest state machine version first, then by policy.
     fn pick(&self, candidates: &[(&NodeId, &ReplicaReport, Liveness)], entropy: &Entropy) -> Option<NodeId> {
+        // A sound node that is busy is waited for. Where all fail, one partition's trouble must not keep the others from
+        // being tried: then it makes no difference.
+        let sound = |node: &NodeId| {
+            let node = self.view.nodes.get(node);
+            node.is_none_or(|node| self.now >= node.failing_until)
+        };
+        let any_sound = candidates.iter().any(|(node, _, _)| sound(node));
         let available: Vec<_> = candidates
             .iter()
             .filter(|(node, _, liveness)| self.is_available(node, *liveness))
+            .filter(|(node, _, _)| sound(node) || !any_sound)
             .collect();
         let lowest = available
             .iter()

@@ -86,6 +86,9 @@ pub fn decide_leadership(
     if !view.assign_leaders {
         return no(LeadershipCode::Off, "leaders are not assigned here".to_owned());
     }
+    if let Some(detail) = &view.standby {
+        return no(LeadershipCode::Standby, detail.clone());
+    }
     if let Some(detail) = partition.holds.get(&StickyReason::LogRegressed) {
         return no(LeadershipCode::Held, detail.clone());
     }

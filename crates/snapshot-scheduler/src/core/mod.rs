@@ -6,28 +6,40 @@
 //! | is a snapshot due, and who is asked | [`decide_snapshot`] |
 //! | who is asked to lead | [`decide_leadership`] |
 //! | does evidence forbid trimming | [`chain_mismatch`], [`highest_claim`], [`view_hold`], [`version_hold`] |
+//! | which admin acts, and what to do about the lease | [`standing`], [`decide_lease`] |
 //! | how far to trim | `snapshot_store::core::trim_up_to` |
 
 mod candidate;
+mod change;
 mod evidence;
 mod leadership;
+mod lease;
 mod options;
 mod plan;
 mod policy;
+mod price;
 mod reason;
 mod snapshot;
+mod thresholds;
 mod view;
 
+pub use change::{PolicyChange, policy_changes};
 pub use evidence::{chain_mismatch, highest_claim, version_hold, view_hold};
 pub use leadership::{LEAD_LAG_RECORDS_MAX, LeadershipDecision, decide_leadership, leaderships, live_leader};
+pub use lease::{
+    Candidate, LEASE_TERM_MAX, LeaseDecision, LeaseFailure, LeaseStanding, LeaseStep, LeaseView, LeaseWish,
+    decide_lease, standing,
+};
 pub use options::SchedulerOptions;
 pub use plan::{
     Command, PartitionPlan, Plan, TRIM_RECHECK, TRIM_SPACING, TRIMS_MAX, VERIFIES_MAX, evidence_hold,
     local_hold, plan, trim_hint,
 };
 pub use policy::{CandidateChoice, Policy, PolicyFault};
-pub use reason::{LeadershipCode, Reason, SnapshotCause, SnapshotCode, TrimStatus};
+pub use price::{FreedBytes, PriceFacts, RestorePrice, TrimPrice, price};
+pub use reason::{LeadershipCode, LeaseCode, LeaseReason, Reason, SnapshotCause, SnapshotCode, TrimStatus};
 pub use snapshot::{Budget, Demand, SnapshotCommand, SnapshotDecision, SnapshotStep, decide_snapshot};
+pub use thresholds::{PolicyOverride, Thresholds};
 pub use view::{
     ArchiveView, ClusterView, ControlView, Liveness, LogView, ManifestFacts, Moment, NodeView, PartitionView,
     ReplicaReport, ReplicaState, RunningOrder, Timing, TrimHint, TrimMemory,

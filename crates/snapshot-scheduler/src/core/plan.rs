@@ -165,7 +165,10 @@ pub fn plan(view: &ClusterView, policy: &Policy, now: Moment, entropy: &Entropy)
             }
             SnapshotStep::AppendNoop { .. } | SnapshotStep::Wait => {}
         }
-        let leadership = leadership::decide_leadership(view, id, now, &mut counts, entropy);
+        let mut leadership = leadership::decide_leadership(view, id, now, &mut counts, entropy);
+        if policy.dry_run && leadership.node.take().is_some() {
+            leadership.code = LeadershipCode::DryRun;
+        }
         if let Some(node) = &leadership.node {
             plan.commands.push(Command::Lead {
                 partition: id,
@@ -208,6 +211,9 @@ pub fn local_hold(
     partition: &PartitionView,
     now: Moment,
 ) -> Option<(HoldReason, String)> {
+    if let Some(detail) = &view.standby {
+        return Some((HoldReason::Standby, detail.clone()));
+    }
     match &view.control {
         ControlView::Unread => {
             return Some((
@@ -266,7 +272,7 @@ fn verification(
     entropy: &Entropy,
 ) -> Option<Command> {
     let paused = !matches!(&view.control, ControlView::Known(control) if control.pause_of(id).is_none());
-    if partition.verifying.is_some() || paused {
+    if partition.verifying.is_some() || paused || view.standby.is_some() {
         return None;
     }
     let (entry, level) = restorable(partition, policy).into_iter().find_map(|entry| {

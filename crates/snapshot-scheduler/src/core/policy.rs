@@ -1,9 +1,10 @@
 //! What an operator may decide: when to snapshot, whom to ask, how far to trim.
 
+use super::thresholds::PolicyOverride;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use snapshot_store::{core::TrimRule, format::VerifyLevel};
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 /// Which of several equally good replicas is asked for a snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -95,10 +96,16 @@ pub struct Policy {
     ///
     /// Default: none. Since 0.1.
     pub prune: Option<bool>,
-    /// Decide and report, but order no snapshot and trim nothing.
+    /// Decide and report, and do nothing else: order no snapshot, also not for an operator, trim nothing, assign no
+    /// leader, leave the lease to other admins. Snapshots are still checked, which changes nothing.
     ///
     /// Default: false. Since 0.1.
     pub dry_run: bool,
+    /// Other thresholds for ranges of partitions that do not overlap.
+    ///
+    /// Default: none. Since 0.1.
+    #[serde(rename = "override")]
+    pub overrides: Vec<PolicyOverride>,
 }
 
 impl Default for Policy {
@@ -119,6 +126,7 @@ impl Default for Policy {
             snapshots_max: 16,
             prune: None,
             dry_run: false,
+            overrides: Vec::new(),
         }
     }
 }
@@ -128,15 +136,15 @@ impl Default for Policy {
 #[error("{key}: {fault}")]
 pub struct PolicyFault {
     /// The key, as in the configuration file.
-    pub key: &'static str,
+    pub key: Cow<'static, str>,
     /// What is wrong and what would be right.
     pub fault: String,
 }
 
 impl PolicyFault {
-    pub(crate) fn new(key: &'static str, fault: impl Into<String>) -> Self {
+    pub(crate) fn new(key: impl Into<Cow<'static, str>>, fault: impl Into<String>) -> Self {
         PolicyFault {
-            key,
+            key: key.into(),
             fault: fault.into(),
         }
     }
@@ -148,25 +156,12 @@ impl Policy {
     /// # Errors
     /// All faults at once.
     pub fn validate(&self) -> Result<(), Vec<PolicyFault>> {
-        let mut faults = Vec::new();
-        let mut check = |ok: bool, key, fault: String| {
+        let mut faults = self.threshold_faults();
+        let mut check = |ok: bool, key: &'static str, fault: String| {
             if !ok {
                 faults.push(PolicyFault::new(key, fault));
             }
         };
-        check(
-            self.snapshot_after_records > 0 || self.snapshot_after_bytes > 0,
-            "policy.snapshot_after_records",
-            "is 0, and so is snapshot_after_bytes: no snapshot would ever be due; set one of them".to_owned(),
-        );
-        check(
-            self.snapshot_after_records == 0 || self.lag_records_max < self.snapshot_after_records,
-            "policy.lag_records_max",
-            format!(
-                "is {}, not below snapshot_after_records ({}): a snapshot could end where the last one did; lower it",
-                self.lag_records_max, self.snapshot_after_records
-            ),
-        );
         check(
             (1..=Self::RESTORABLE_SNAPSHOTS_MAX).contains(&self.restorable_snapshots_min),
             "policy.restorable_snapshots_min",
@@ -278,7 +273,7 @@ mod tests {
     fn every_knob_says_its_default() {
         let schema = serde_json::to_value(schemars::schema_for!(Policy)).unwrap();
         let properties = schema["properties"].as_object().unwrap();
-        assert_eq!(properties.len(), 15);
+        assert_eq!(properties.len(), 16);
         for (key, property) in properties {
             let description = property["description"].as_str().unwrap_or_default();
             assert!(

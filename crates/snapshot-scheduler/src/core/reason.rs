@@ -57,6 +57,8 @@ words! {
         NotDue = "not-due", "";
         /// One is being made.
         Running = "running", "";
+        /// Another admin acts, or this one could not find out whether one does.
+        Standby = "standby", "ask the active admin; `tidemark status` says which one that is";
         /// An operator paused the partition or the cluster.
         Paused = "paused", "`tidemark resume` when ready";
         /// The control state cannot be read, so a pause may be in force.
@@ -97,6 +99,10 @@ words! {
         Assigned = "assigned", "";
         /// A node was asked a moment ago.
         Waiting = "waiting", "";
+        /// Another admin acts, or this one could not find out whether one does.
+        Standby = "standby", "";
+        /// The admin only shows whom it would ask.
+        DryRun = "dry-run", "set `dry_run = false` to let it act";
         /// Assignment is a host's business here.
         Off = "off", "";
         /// The admin has not heard from all expected workers since it started.
@@ -105,6 +111,60 @@ words! {
         Held = "held", "see the trim hold of the partition and its runbook";
         /// No replica is live and active.
         NoCandidate = "no-candidate", "start the workers that host the partition";
+    }
+}
+
+words! {
+    /// Whether this admin acts.
+    LeaseCode {
+        /// It has the lease.
+        Active = "active", "";
+        /// It has the lease and cannot renew it, because the store does not answer; it goes on.
+        Unconfirmed = "unconfirmed", "check the store's URL, credentials and network";
+        /// Another admin has the lease.
+        Standby = "standby", "";
+        /// The lease is to be read, or renewed, first.
+        Pending = "pending", "if it lasts, check the store's URL, credentials and network";
+        /// The lease cannot be used; this admin does nothing.
+        Unusable = "unusable", "repair access to admin/lease.json, or put the object aside: it is made anew";
+        /// No lease is used; every admin acts.
+        Off = "off", "";
+        /// The policy says `dry_run`: it decides and says what it would do, and leaves the lease to others.
+        DryRun = "dry-run", "set `dry_run = false` to let it act";
+    }
+}
+
+impl LeaseCode {
+    /// Returns whether the admin acts.
+    pub const fn acts(self) -> bool {
+        match self {
+            LeaseCode::Active | LeaseCode::Unconfirmed | LeaseCode::Off => true,
+            LeaseCode::Standby | LeaseCode::Pending | LeaseCode::Unusable | LeaseCode::DryRun => false,
+        }
+    }
+}
+
+words! {
+    /// Why the lease is taken, renewed, given up or left alone.
+    LeaseReason {
+        /// There is none.
+        Vacant = "vacant", "";
+        /// Its holder gave it up.
+        GivenUp = "given-up", "";
+        /// A former process of this node left it behind.
+        FormerProcess = "former-process", "";
+        /// Its holder did not renew it for its whole term.
+        Expired = "expired", "";
+        /// It is ours, and a part of its term has passed.
+        RenewalDue = "renewal-due", "";
+        /// It is ours, and was renewed a moment ago.
+        Fresh = "fresh", "";
+        /// Another admin has it.
+        HeldByOther = "held-by-other", "";
+        /// This admin stops.
+        Stopping = "stopping", "";
+        /// This admin only shows what it would do.
+        DryRun = "dry-run", "";
     }
 }
 

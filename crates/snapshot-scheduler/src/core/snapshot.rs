@@ -1,7 +1,8 @@
 //! When a partition needs a snapshot, and who is asked.
 //!
 //! ```text
-//! due      = applied - archived LSN >= snapshot_after_records, or log bytes - bytes at it >= snapshot_after_bytes
+//! due      = applied - archived LSN >= snapshot_after_records, or log bytes - bytes at it >= snapshot_after_bytes,
+//!            as the override says that names the partition, else the policy
 //! min_lsn  = max(freshest - lag_records_max, latest + 1)
 //! asked    = uniform(live, active, applied >= min_lsn, lowest state machine version, free, not in backoff)
 //!            out of the non-leaders; the leader only when there is none, or none could be asked for long enough
@@ -12,6 +13,7 @@ use super::{
     evidence,
     policy::Policy,
     reason::{SnapshotCause, SnapshotCode},
+    thresholds::Thresholds,
     view::{
         ArchiveView, ClusterView, ControlView, Liveness, Moment, PartitionView, ReplicaReport, ReplicaState,
     },
@@ -157,6 +159,9 @@ fn obstacle(
     id: PartitionId,
     partition: &PartitionView,
 ) -> Option<(SnapshotCode, String)> {
+    if let Some(detail) = &view.standby {
+        return Some((SnapshotCode::Standby, detail.clone()));
+    }
     match &view.control {
         ControlView::Unread => {
             return Some((
@@ -234,6 +239,7 @@ fn obstacle(
 fn due(
     partition: &PartitionView,
     policy: &Policy,
+    thresholds: &Thresholds,
     freshest: Lsn,
     log_bytes: Option<u64>,
 ) -> Result<(SnapshotCause, String), String> {
@@ -268,16 +274,17 @@ fn due(
         .zip(bytes_then)
         .map(|(now, then)| now.saturating_sub(then));
     let detail = format!(
-        "{records} of {} records and {} of {} bytes since LSN {since}",
-        policy.snapshot_after_records,
+        "{records} of {} records and {} of {} bytes since LSN {since}, by {}",
+        thresholds.records,
         bytes.map_or_else(|| "unknown".to_owned(), |bytes| bytes.to_string()),
-        policy.snapshot_after_bytes,
+        thresholds.bytes,
+        thresholds.rule_name(),
     );
-    if policy.snapshot_after_records > 0 && records >= policy.snapshot_after_records {
+    if thresholds.records > 0 && records >= thresholds.records {
         return Ok((SnapshotCause::Records, detail));
     }
-    let bytes_due = bytes.is_some_and(|bytes| bytes >= policy.snapshot_after_bytes);
-    if policy.snapshot_after_bytes > 0 && bytes_due && records > 0 {
+    let bytes_due = bytes.is_some_and(|bytes| bytes >= thresholds.bytes);
+    if thresholds.bytes > 0 && bytes_due && records > 0 {
         return Ok((SnapshotCause::Bytes, detail));
     }
     Err(detail)
@@ -328,15 +335,13 @@ pub fn decide_snapshot(
     let log_bytes = usable(view, partition, now)
         .filter_map(|(_, report, _)| report.log_bytes)
         .max();
-    let (cause, why) = match (demand, due(partition, policy, freshest, log_bytes)) {
+    let thresholds = policy.thresholds(id);
+    let (cause, why) = match (demand, due(partition, policy, &thresholds, freshest, log_bytes)) {
         (_, Ok((cause @ SnapshotCause::Repair, why))) => (cause, why),
         (Some(_), Ok((_, why)) | Err(why)) => (SnapshotCause::Manual, why),
         (None, Ok((cause, why))) => (cause, why),
         (None, Err(why)) => return wait(SnapshotCode::NotDue, why),
     };
-    if policy.dry_run && demand.is_none() {
-        return wait(SnapshotCode::DryRun, why);
-    }
 
     // The pointer must grow strictly even when what it names is not trusted.
     let latest = partition.entries().first().map(|entry| entry.lsn);
@@ -344,7 +349,10 @@ pub fn decide_snapshot(
         .map_or(Lsn::FIRST, Lsn::next)
         .max(demand.map_or(Lsn::ZERO, |demand| demand.min_lsn));
     let trim_point = partition.log.map_or(Lsn::ZERO, |log| log.facts.trim_point);
-    let min_lsn = freshest.minus(policy.lag_records_max).max(floor).max(trim_point);
+    let min_lsn = freshest
+        .minus(thresholds.lag_records_max)
+        .max(floor)
+        .max(trim_point);
     if freshest < floor {
         return needs_record(view, partition, now, cause, floor);
     }
@@ -365,6 +373,10 @@ pub fn decide_snapshot(
         Err((code, detail)) => wait(code, format!("{why}; {detail}")),
         Ok((node, from_leader)) => {
             budget.take(&node);
+            if policy.dry_run {
+                let detail = format!("{why}; {node} would be asked for LSN {min_lsn} or above");
+                return wait(SnapshotCode::DryRun, detail);
+            }
             // Also what is only suspected: the new snapshot might else copy the damaged files of the old one.
             let distrusted = partition
                 .entries()

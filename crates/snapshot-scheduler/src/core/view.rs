@@ -88,8 +88,10 @@ pub struct NodeView {
     pub exports_running: u32,
     /// The most it makes at once; 0 when it does not say.
     pub exports_max: u32,
-    /// Not asked for snapshots before this moment, because it failed lately.
+    /// Not asked for snapshots before this moment, because it did not answer lately.
     pub not_before: Moment,
+    /// Others are preferred before this moment, because snapshots of several partitions failed on it in a row.
+    pub failing_until: Moment,
     /// Failures in a row.
     pub failures: u32,
     /// Why the last poll failed, if it did.
@@ -340,6 +342,8 @@ pub struct ClusterView {
     pub timing: Timing,
     /// Whether partitions without a leader get one.
     pub assign_leaders: bool,
+    /// Why this admin only watches; `None` when it acts.
+    pub standby: Option<String>,
     /// All configured nodes.
     pub nodes: BTreeMap<NodeId, NodeView>,
     /// All partitions.

@@ -1,6 +1,6 @@
 //! Trimming the log of a partition: the only destructive act on the log.
 //!
-//! 1. What the view forbids by itself is a hold, without a request: warming up, stale.
+//! 1. What the view forbids by itself is a hold, without a request: another admin acts, warming up, stale.
 //! 2. Read `control.json`, `latest.json` and `trim.json` afresh, and ask the log. What cannot be read is a hold.
 //! 3. Check that every restorable snapshot has its manifest and its files, with their sizes. Their content was
 //!    checked once before, by a worker; that is remembered, or stands in the certificate in force.
@@ -25,12 +25,12 @@ mod clean;
 mod report;
 
 pub use report::{TrimMode, TrimReport, TrimResult};
-use report::{describe, explain};
+use report::{describe, explain, price_of, price_text};
 
 use crate::{
     archive::{self, limited},
-    core::{self, ControlView},
-    metrics, observe,
+    core::{self, ControlView, Policy},
+    lease, metrics, observe,
     state::Context,
 };
 use snapshot_store::{
@@ -40,7 +40,7 @@ use snapshot_store::{
     },
     format::{Certificate, CertifiedSnapshot, Pointer, PointerEntry, StickyReason, Unknown, VerifyLevel},
 };
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 /// How long the log may take to trim; it may have to delete many files.
@@ -58,10 +58,13 @@ impl From<(HoldReason, String)> for Hold {
 }
 
 /// What one pass has read.
-#[derive(Default)]
 struct Reads {
+    /// The policy in force when the pass began.
+    policy: Arc<Policy>,
     log: Option<LogFacts>,
     log_error: Option<String>,
+    /// Bytes of records in the log, when it counts them.
+    held_bytes: Option<u64>,
     pointer: Option<Pointer>,
     certificate: Option<Certificate>,
     trust: BTreeMap<SnapshotId, SnapshotTrust>,
@@ -77,6 +80,7 @@ pub(crate) async fn trim_partition(ctx: &Context, id: PartitionId, mode: TrimMod
         guard_lsn: None,
         trim_point: None,
         left_behind: Vec::new(),
+        price: None,
         lines: Vec::new(),
     };
     let Some(lock) = ctx.trim_locks.get(&id) else {
@@ -84,10 +88,21 @@ pub(crate) async fn trim_partition(ctx: &Context, id: PartitionId, mode: TrimMod
         return report;
     };
     let _alone = lock.lock().await;
-    let mut reads = Reads::default();
+    let mut reads = Reads {
+        policy: ctx.policy(),
+        log: None,
+        log_error: None,
+        held_bytes: None,
+        pointer: None,
+        certificate: None,
+        trust: BTreeMap::new(),
+        replicas: Vec::new(),
+    };
     let passed = pass(ctx, id, mode, &mut reads, &mut report).await;
     report.trim_point = reads.log.map(|log| log.trim_point);
     if let Err(Hold(reason, detail)) = passed {
+        // What is held for another reason than a dry run frees nothing.
+        report.price = report.price.filter(|_| reason == HoldReason::DryRun);
         report.result = TrimResult::Held(reason);
         report.detail = detail;
     }
@@ -102,10 +117,11 @@ async fn pass(
     reads: &mut Reads,
     report: &mut TrimReport,
 ) -> Result<(), Hold> {
+    hold_by_lease(ctx, mode)?;
     hold_by_view(ctx, id)?;
     read_all(ctx, id, reads).await?;
     check_restorable(ctx, id, reads).await?;
-    let rule = ctx.policy.trim_rule(mode.force);
+    let rule = reads.policy.trim_rule(mode.force);
     let now = ctx.now();
     let decision = {
         let state = ctx.lock();
@@ -143,23 +159,29 @@ async fn pass(
     };
     report.guard_lsn = Some(grant.guard_lsn);
     report.left_behind = grant.left_behind.clone();
+    report.price = price_of(&ctx.lock(), id, reads, &grant, now);
     clear_repaired(ctx, id, mode, reads).await?;
     // Evidence may have come up while the store was being read.
     hold_by_view(ctx, id)?;
     if !mode.force {
-        hold_by_version(ctx, id)?;
+        hold_by_version(ctx, id, &reads.policy)?;
     }
     if mode.dry_run {
         report.result = TrimResult::WouldTrim { up_to: grant.up_to };
         report.detail = describe(&grant);
         return Ok(());
     }
-    if ctx.policy.dry_run {
+    if reads.policy.dry_run {
         return Err(Hold(
             HoldReason::DryRun,
-            format!("would trim: {}", describe(&grant)),
+            match &report.price {
+                Some(price) => format!("would trim: {}; {}", describe(&grant), price_text(price)),
+                None => format!("would trim: {}", describe(&grant)),
+            },
         ));
     }
+    // Not for safety: another admin that took over meanwhile does the same, and one of the two would lose.
+    hold_by_lease(ctx, mode)?;
     certify(ctx, id, &grant, reads).await?;
     execute(ctx, id, &grant, reads, report).await;
     Ok(())
@@ -180,13 +202,19 @@ fn hold_by_view(ctx: &Context, id: PartitionId) -> Result<(), Hold> {
     evidence.map_or(Ok(()), |hold| Err(hold.into()))
 }
 
-fn hold_by_version(ctx: &Context, id: PartitionId) -> Result<(), Hold> {
+/// Leaves the trim to the admin that acts. Looking is everybody's.
+fn hold_by_lease(ctx: &Context, mode: TrimMode) -> Result<(), Hold> {
+    let standby = lease::standby(ctx, &ctx.lock(), ctx.now()).filter(|_| !mode.dry_run);
+    standby.map_or(Ok(()), |detail| Err(Hold(HoldReason::Standby, detail)))
+}
+
+fn hold_by_version(ctx: &Context, id: PartitionId, policy: &Policy) -> Result<(), Hold> {
     let now = ctx.now();
     let state = ctx.lock();
     let Some(partition) = state.view.partitions.get(&id) else {
         return Ok(());
     };
-    let wanted = ctx.policy.restorable_snapshots_min.max(1) as usize;
+    let wanted = policy.restorable_snapshots_min.max(1) as usize;
     match core::version_hold(&state.view, partition, now, wanted) {
         Some(detail) => Err(Hold(HoldReason::VersionUnsupported, detail)),
         None => Ok(()),
@@ -213,7 +241,10 @@ async fn read_all(ctx: &Context, id: PartitionId, reads: &mut Reads) -> Result<(
     // The control state that was just read may hold the partition.
     hold_by_view(ctx, id)?;
     match observe::read_log(ctx, id).await {
-        Ok((facts, _)) => reads.log = Some(facts),
+        Ok((facts, held_bytes)) => {
+            reads.log = Some(facts);
+            reads.held_bytes = held_bytes;
+        }
         Err(error) => reads.log_error = Some(error.to_string()),
     }
     reads.pointer = limited(ctx.repository.pointer(id)).await?.map(|read| read.value);
@@ -236,7 +267,7 @@ fn restorable(ctx: &Context, reads: &Reads) -> Vec<PointerEntry> {
         return Vec::new();
     }
     pointer
-        .restorable(&log.incarnation, ctx.policy.restorable_snapshots_min.max(1))
+        .restorable(&log.incarnation, reads.policy.restorable_snapshots_min.max(1))
         .cloned()
         .collect()
 }
@@ -335,16 +366,16 @@ async fn clear_repaired(ctx: &Context, id: PartitionId, mode: TrimMode, reads: &
     };
     let Some(detail) = held else { return Ok(()) };
     let entries = restorable(ctx, reads);
-    let demanded = ctx.policy.verify_before_trim.max(VerifyLevel::Content);
+    let demanded = reads.policy.verify_before_trim.max(VerifyLevel::Content);
     let sound = |entry: &PointerEntry| match reads.trust.get(&entry.snapshot_id) {
         Some(SnapshotTrust::Verified(level)) => *level >= demanded,
         Some(SnapshotTrust::Damaged) | None => false,
     };
-    let enough = entries.len() >= ctx.policy.restorable_snapshots_min.max(1) as usize;
+    let enough = entries.len() >= reads.policy.restorable_snapshots_min.max(1) as usize;
     if !enough || !entries.iter().all(sound) {
         return Err(Hold(HoldReason::DamagedSnapshot, detail));
     }
-    if mode.dry_run || ctx.policy.dry_run {
+    if mode.dry_run || reads.policy.dry_run {
         return Ok(());
     }
     let cleared = archive::clear_holds(ctx, id, |reason| reason == StickyReason::DamagedSnapshot).await;

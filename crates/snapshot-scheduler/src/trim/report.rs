@@ -1,11 +1,15 @@
 //! What a trim came to, and the rule with its values, for people.
 
 use super::{Reads, restorable};
-use crate::state::Context;
+use crate::{
+    core::{FreedBytes, Moment, PriceFacts, TrimPrice, price},
+    state::{Context, State},
+};
 use snapshot_store::{
     Lsn, NodeId, PartitionId,
     core::{HoldReason, SnapshotTrust, TrimBound, TrimGrant},
 };
+use std::collections::BTreeMap;
 
 /// Who wants the trim, and what it may skip.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,10 +54,70 @@ pub struct TrimReport {
     pub guard_lsn: Option<Lsn>,
     /// Trim point before, where the log answered.
     pub trim_point: Option<Lsn>,
-    /// Replicas that will have to restore.
+    /// Replicas that will have to restore, because they are too far behind to be waited for.
     pub left_behind: Vec<NodeId>,
+    /// What the trim frees, and who would have to restore after it; `None` when none is allowed.
+    pub price: Option<TrimPrice>,
     /// The rule with its values, line by line.
     pub lines: Vec<String>,
+}
+
+/// Works out what trimming as far as `grant` allows frees and costs, from what was read in this pass and what replicas
+/// reported last.
+pub(super) fn price_of(
+    state: &State,
+    id: PartitionId,
+    reads: &Reads,
+    grant: &TrimGrant,
+    now: Moment,
+) -> Option<TrimPrice> {
+    let view = state.view.partitions.get(&id)?;
+    let entries = reads.pointer.iter().flat_map(|pointer| &pointer.snapshots);
+    let of_this_log = entries.filter(|entry| entry.incarnation == grant.incarnation);
+    let mut known: BTreeMap<Lsn, u64> = of_this_log.map(|entry| (entry.lsn, entry.log_bytes)).collect();
+    for (_, report, _) in state.view.counted_replicas(view, now) {
+        if report.incarnation == Some(grant.incarnation) {
+            known.extend(report.applied_lsn.zip(report.log_bytes));
+            known.extend(report.needed_lsn.zip(report.needed_log_bytes));
+        }
+    }
+    let away = view
+        .expected
+        .iter()
+        .filter(|node| !state.view.liveness(node, now).counts())
+        .map(|node| {
+            let last = view.replicas.get(node).and_then(|report| report.needed_lsn);
+            (node.clone(), last)
+        });
+    let facts = PriceFacts {
+        log: reads.log?,
+        held_bytes: reads.held_bytes,
+        known,
+        replicas: &reads.replicas,
+        away: away.collect(),
+        snapshot_bytes: grant.snapshots.first().map(|entry| entry.bytes_total),
+    };
+    Some(price(&facts, grant.up_to))
+}
+
+/// Says a price in words.
+pub(super) fn price_text(price: &TrimPrice) -> String {
+    let bytes = match price.bytes {
+        None => "an unknown number of bytes".to_owned(),
+        Some(FreedBytes { bytes, estimated }) => {
+            format!("{}{bytes} bytes", if estimated { "about " } else { "" })
+        }
+    };
+    let restore = price.must_restore.iter().map(|restore| match restore.live {
+        true => restore.node.to_string(),
+        false => format!("{} (not live)", restore.node),
+    });
+    let restore: Vec<String> = restore.collect();
+    let who = match restore.is_empty() {
+        true => "no replica would have to restore".to_owned(),
+        false => format!("{} would have to restore", restore.join(", ")),
+    };
+    format!("{} records and {bytes} freed; {who}", price.records)
 }
 
 pub(super) fn describe(grant: &TrimGrant) -> String {
@@ -71,7 +135,7 @@ pub(super) fn describe(grant: &TrimGrant) -> String {
 
 /// Returns the rule with the values of this pass.
 pub(super) fn explain(ctx: &Context, reads: &Reads, report: &TrimReport) -> Vec<String> {
-    let policy = &ctx.policy;
+    let policy = &reads.policy;
     let mut lines = Vec::new();
     match (&reads.log, &reads.log_error) {
         (Some(log), _) => lines.push(format!(
@@ -123,6 +187,9 @@ pub(super) fn explain(ctx: &Context, reads: &Reads, report: &TrimReport) -> Vec<
         "up_to = min(guard, needed, tail - 1 - {}) with trim_delay {} ms",
         policy.retain_records, policy.trim_delay_ms
     ));
+    if let Some(price) = &report.price {
+        lines.push(format!("price: {}", price_text(price)));
+    }
     lines.push(format!("decision: {}", report.detail));
     lines
 }

@@ -163,10 +163,12 @@ async fn a_pause_is_stored_and_obeyed_by_every_admin() {
 #[tokio::test(start_paused = true)]
 async fn two_admins_at_once_never_trim_past_what_the_store_can_restore() {
     let cluster = Cluster::new(2).await;
-    let admins = [
-        cluster.start_as("a1", policy(), SchedulerOptions::default()),
-        cluster.start_as("a2", policy(), SchedulerOptions::default()),
-    ];
+    // Without a lease both act.
+    let options = SchedulerOptions {
+        lease_term_ms: 0,
+        ..SchedulerOptions::default()
+    };
+    let admins = ["a1", "a2"].map(|name| cluster.start_as(name, policy(), options.clone()));
     for _ in 0..10 {
         for id in 0..2 {
             cluster.append(p(id), 70).await;

@@ -5,7 +5,9 @@ use bytes::Bytes;
 use object_store::{ObjectStoreExt, memory::InMemory, path::Path};
 use partition_log::{Base, Log, LogAdmin, Registration, memory::MemoryLog};
 use snapshot_proto::v1;
-use snapshot_scheduler::{Policy, Scheduler, SchedulerHandle, SchedulerOptions, WorkerClient, WorkerSpec};
+use snapshot_scheduler::{
+    Policy, Scheduler, SchedulerBuilder, SchedulerHandle, SchedulerOptions, WorkerClient, WorkerSpec,
+};
 use snapshot_store::{
     ClusterIdentity, ClusterSpec, ContentHash, Entropy, Fingerprint, Incarnation, IncarnationId, Lsn,
     ManualClock, NodeId, PartitionId, Repository, Seams, SnapshotId, Timestamp,
@@ -199,6 +201,28 @@ impl Cluster {
     }
 
     pub(crate) fn start_as(&self, name: &str, policy: Policy, options: SchedulerOptions) -> Running {
+        self.start_with(name, policy, options, |builder| builder)
+    }
+
+    /// Starts an admin that reaches the store through a repository of its own.
+    pub(crate) fn start_on(
+        &self,
+        name: &str,
+        policy: Policy,
+        options: SchedulerOptions,
+        repository: Repository,
+    ) -> Running {
+        self.start_with(name, policy, options, |builder| builder.repository(repository))
+    }
+
+    /// Starts an admin with whatever else a test gives it.
+    pub(crate) fn start_with(
+        &self,
+        name: &str,
+        policy: Policy,
+        options: SchedulerOptions,
+        more: impl FnOnce(SchedulerBuilder) -> SchedulerBuilder,
+    ) -> Running {
         let ids: Vec<_> = self.shared.record.incarnations.keys().copied().collect();
         let workers = self.workers.iter().map(|worker| WorkerSpec {
             node: worker.node.clone(),
@@ -206,16 +230,15 @@ impl Cluster {
             partitions: ids.clone(),
             client: worker.clone() as Arc<dyn WorkerClient>,
         });
-        let scheduler = Scheduler::builder(policy)
+        let builder = Scheduler::builder(policy)
             .admin(node(name))
             .cluster(&self.shared.record)
             .log(Arc::new(self.shared.log.clone()))
             .log_admin(Arc::new(self.shared.log.clone()))
             .repository(self.shared.repository.clone())
             .workers(workers.collect())
-            .options(options)
-            .build()
-            .unwrap();
+            .options(options);
+        let scheduler = more(builder).build().unwrap();
         let handle = scheduler.handle();
         let stop = CancellationToken::new();
         let task = tokio::spawn(scheduler.run(stop.clone()));

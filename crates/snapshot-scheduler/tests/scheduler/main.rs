@@ -4,13 +4,18 @@
 
 mod admins;
 mod cluster;
+mod cut_store;
 mod damage;
 mod forks;
 mod holds;
+mod lease;
 mod plan;
 mod plan_properties;
+mod prices;
+mod reload;
 mod service;
 mod snapshots;
 mod space;
+mod two_admins;
 mod views;
 mod worker;

@@ -52,6 +52,33 @@ fn a_snapshot_is_due_by_records_or_bytes_since_the_latest_trusted_one() {
 }
 
 #[test]
+fn an_admin_that_watches_plans_nothing_and_one_in_a_dry_run_only_checks_snapshots() {
+    // Due, two snapshots to be verified, nobody leads, and a trim to look at.
+    let mut view = view(&[300, 300], &[200, 100]);
+    for replica in partition(&mut view).replicas.values_mut() {
+        replica.leader = None;
+        replica.role = ReplicaRole::Follower;
+    }
+    let actions = |view: &ClusterView, dry_run| {
+        let policy = Policy { dry_run, ..policy() };
+        let plan = plan(view, &policy, NOW, &Entropy::seeded(3));
+        let actions: Vec<_> = plan.commands.iter().map(Command::action).collect();
+        (actions, plan.partitions[&P].leadership.code)
+    };
+    let (acting, _) = actions(&view, false);
+    for action in ["create-snapshot", "lead", "verify", "trim"] {
+        assert!(acting.contains(&action), "{acting:?}");
+    }
+    // The look before a trim is how a dry run finds out what it would do.
+    assert_eq!(
+        actions(&view, true),
+        (vec!["verify", "trim"], LeadershipCode::DryRun)
+    );
+    view.standby = Some("standby: a2 has epoch 3".to_owned());
+    assert_eq!(actions(&view, false), (vec![], LeadershipCode::Standby));
+}
+
+#[test]
 fn time_alone_never_makes_a_snapshot_due() {
     let idle = view(&[150, 150], &[100]);
     let much_later = Moment(NOW.0 + Duration::from_secs(1));
@@ -67,6 +94,11 @@ fn what_keeps_a_due_snapshot_from_being_ordered_is_named() {
             "control unread",
             |view| view.control = ControlView::Unread,
             SnapshotCode::ControlUnreadable,
+        ),
+        (
+            "another admin acts",
+            |view| view.standby = Some("standby: a2 has epoch 3".to_owned()),
+            SnapshotCode::Standby,
         ),
         (
             "archive unread",

@@ -5,6 +5,7 @@ use crate::{
     worker::QUEUED_SAID_EVERY,
 };
 use snapshot_proto::v1;
+use snapshot_scheduler::{Policy, PolicyOverride};
 use snapshot_store::{
     Lsn,
     core::HoldReason,
@@ -172,6 +173,78 @@ async fn failing_followers_are_waited_for_before_the_leader_is_asked() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_on_which_everything_fails_is_not_tried_by_every_partition() {
+    let cluster = Cluster::new(40).await;
+    cluster.worker("w2").lock().fail_snapshots = true;
+    for id in 0..40 {
+        cluster.append(p(id), 100).await;
+    }
+    let running = cluster.start(policy());
+    running
+        .until("archived", |running| {
+            (0..40).all(|id| running.partition(id).archived_lsn == Some(100))
+        })
+        .await;
+    let asked: Vec<_> = cluster.orders().into_iter().map(|(node, _)| node).collect();
+    let count = |name| asked.iter().filter(|asked| **asked == node(name)).count();
+    assert_eq!(count("w3"), 40, "each was made by the sound follower");
+    assert!(
+        (3..=10).contains(&count("w2")),
+        "{} partitions tried w2",
+        count("w2")
+    );
+    // It is only preferred less: what only that node could make is asked of it all the same.
+    cluster.worker("w3").set_up(false);
+    cluster.worker("w2").lock().fail_snapshots = false;
+    cluster.append(p(0), 100).await;
+    running
+        .until("archived again", |running| {
+            running.partition(0).archived_lsn == Some(200)
+        })
+        .await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_override_decides_when_a_snapshot_of_its_partitions_is_due() {
+    let cluster = Cluster::new(3).await;
+    let policy = Policy {
+        overrides: vec![PolicyOverride {
+            first_partition: 1,
+            last_partition: 1,
+            snapshot_after_records: Some(60),
+            ..PolicyOverride::default()
+        }],
+        ..policy()
+    };
+    let running = cluster.start(policy);
+    for id in 0..3 {
+        cluster.append(p(id), 70).await;
+    }
+    running
+        .until("archived", |running| {
+            running.partition(1).archived_lsn == Some(70)
+        })
+        .await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    for id in [0, 2] {
+        assert_eq!(running.snapshot_code(id), "not-due");
+    }
+    assert_eq!(cluster.orders().len(), 1);
+    let explained = |id| running.handle.explain(p(id)).unwrap().lines.join("\n");
+    let (own, other) = (explained(1), explained(0));
+    assert!(
+        own.contains("0 of 60 records") && own.contains("by policy.override[0]"),
+        "{own}"
+    );
+    assert!(
+        other.contains("70 of 100 records") && other.contains("by policy\n"),
+        "{other}"
+    );
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_decline_updates_the_view_and_somebody_else_is_asked() {
     let cluster = Cluster::new(1).await;
     cluster.append(p(0), 100).await;
@@ -274,7 +347,7 @@ async fn polls_tell_workers_what_keeps_them_from_making_snapshots_unasked() {
         .await;
     running.stop().await;
 
-    let dry = snapshot_scheduler::Policy {
+    let dry = Policy {
         dry_run: true,
         ..policy()
     };

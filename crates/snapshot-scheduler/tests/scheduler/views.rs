@@ -134,6 +134,7 @@ pub(crate) fn view(applied: &[u64], archived: &[u64]) -> ClusterView {
             settle: Duration::from_secs(3),
         },
         assign_leaders: true,
+        standby: None,
         nodes: (0..applied.len())
             .map(|index| (node(index), heard.clone()))
             .collect(),

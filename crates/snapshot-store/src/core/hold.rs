@@ -64,6 +64,8 @@ hold_reasons! {
     Paused = "paused", "`tidemark resume` when ready";
     /// `admin/control.json` is missing or cannot be read.
     ControlUnreadable = "control-unreadable", "restore admin/control.json or access to it; the admin obeys it and so waits";
+    /// Another admin acts, or this one could not find out whether one does.
+    Standby = "standby", "nothing to do: the active admin trims; `tidemark status` says which one that is";
     /// The admin only shows what it would do.
     DryRun = "dry-run", "set `dry_run = false` to let it act";
     /// The log did not answer.

@@ -11,6 +11,8 @@ impl Keys {
     pub const CLUSTER: &'static str = "cluster.json";
     /// Pauses and sticky holds.
     pub const CONTROL: &'static str = "admin/control.json";
+    /// Which of several admins acts.
+    pub const LEASE: &'static str = "admin/lease.json";
     /// Prefix under which the capability check writes its probe objects.
     pub const PROBE: &'static str = "admin/probe";
 

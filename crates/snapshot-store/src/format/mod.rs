@@ -8,6 +8,7 @@ mod certificate;
 mod cluster;
 mod control;
 mod keys;
+mod lease;
 mod manifest;
 mod pointer;
 mod unknown;
@@ -16,6 +17,7 @@ pub use certificate::{Certificate, CertifiedSnapshot, VerifyLevel};
 pub use cluster::{ClusterRecord, KeyHash};
 pub use control::{Control, Pause, PauseScope, StickyHold, StickyReason};
 pub use keys::{Keys, SnapshotDirectory};
+pub use lease::{Lease, LeaseEpoch};
 pub use manifest::{
     ChainPoint, ChainTrail, KeyRange, Manifest, ManifestFile, Origin, Producer, StateMachineVersion,
 };

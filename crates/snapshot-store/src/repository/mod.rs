@@ -6,7 +6,7 @@
 //! | `fork_point` | says where the logs of a forked cluster begin |
 //! | `read` | reads pointer, certificate, control state, manifest: one GET each |
 //! | `snapshot_upload`, `publish`, `upload`, `reuse` | makes a finished checkpoint a published snapshot |
-//! | `certificate`, `control` | the two other mutable objects |
+//! | `certificate`, `control`, `lease` | the other mutable objects |
 //! | `source` | where an upload takes its files from: this machine, or another repository |
 //! | `copy` | moves or forks a cluster's snapshots to another repository |
 //! | `check`, `download` | verifies a snapshot in the store, brings one back |
@@ -30,6 +30,7 @@ mod download;
 mod error;
 mod fork_point;
 mod init;
+mod lease;
 mod limits;
 mod local;
 mod local_remains;
@@ -58,6 +59,7 @@ pub use download::{Download, DownloadError, Reuse};
 pub use error::{ContentCheck, ManifestError, StoreError};
 pub use fork_point::{Fork, ForkPoint, ForkRefusal};
 pub use init::{ClusterSpec, InitError};
+pub use lease::{LeaseClaim, LeaseWrite};
 pub use open::{OpenError, StoreKind, open_store};
 pub use options::{Incremental, StoreOptions, TransferOptions};
 pub use progress::{NoProgress, Progress};

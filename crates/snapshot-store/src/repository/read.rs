@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     format::{
-        Certificate, ClusterRecord, Control, FormatError, Keys, Manifest, Pointer, PointerEntry,
+        Certificate, ClusterRecord, Control, FormatError, Keys, Lease, Manifest, Pointer, PointerEntry,
         SnapshotDirectory, Stored,
     },
     vocabulary::{ClusterIdentity, ContentHash, PartitionId},
@@ -55,6 +55,14 @@ impl Repository {
     /// When the store does not answer or the object cannot be understood.
     pub async fn control(&self) -> Result<Option<Versioned<Control>>, StoreError> {
         self.read(Keys::CONTROL).await
+    }
+
+    /// Returns the lease of the admins; `None` when no admin took one yet.
+    ///
+    /// # Errors
+    /// When the store does not answer or the object cannot be understood.
+    pub async fn lease(&self) -> Result<Option<Versioned<Lease>>, StoreError> {
+        self.read(Keys::LEASE).await
     }
 
     /// Returns the manifest of a snapshot, checked against what its pointer says of it.

@@ -132,6 +132,10 @@ ulid_type!(
     RequestId
 );
 ulid_type!(
+    /// One process of an admin, from its start to its end.
+    AdminSession
+);
+ulid_type!(
     /// One write of a mutable object; tells equal contents of different writes apart.
     WriteId
 );

@@ -13,7 +13,7 @@ pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use digest::PairDigest;
 pub use entropy::{Entropy, Seams};
 pub use hash::{ChainHash, ContentHash, HashParseError, RecordHash, StateDigest};
-pub use identity::{ClusterIdentity, Fingerprint, RequestId, SnapshotId, WriteId};
+pub use identity::{AdminSession, ClusterIdentity, Fingerprint, RequestId, SnapshotId, WriteId};
 pub use incarnation::{Incarnation, IncarnationId, Lineage};
 pub use lsn::Lsn;
 pub use node::{LeaderEpoch, Leadership, NodeId, NodeIdError, PartitionId, ReplicaRole};

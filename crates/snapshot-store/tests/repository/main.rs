@@ -15,6 +15,7 @@ mod download;
 mod evolution;
 mod fork_point;
 mod incremental;
+mod lease;
 mod local;
 mod publish;
 mod publish_faults;

@@ -7,6 +7,7 @@ pub mod kv;
 pub mod log;
 pub mod partitions;
 pub mod pause;
+pub mod policy;
 pub mod snapshots;
 pub mod status;
 pub mod store;

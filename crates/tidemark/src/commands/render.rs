@@ -3,9 +3,9 @@
 use crate::output::{bytes, duration_ms, hex};
 use serde_json::{Value, json};
 use snapshot_proto::v1::{
-    ClusterStatus, Liveness, NodeView, PartitionState, PartitionView, PauseEntry, Reason, RebuildCount,
-    ReplicaRole, ReplicaView, RestoreKind, RestorePhase, RunningRestore, SnapshotView, TrimOutcome,
-    VerifyLevel,
+    AdminLease, ClusterStatus, Liveness, NodeView, PartitionState, PartitionView, PauseEntry, PolicyState,
+    Reason, RebuildCount, ReplicaRole, ReplicaView, RestoreKind, RestorePhase, RunningRestore, SnapshotView,
+    TrimOutcome, TrimPrice, VerifyLevel,
 };
 use snapshot_store::Timestamp;
 
@@ -76,6 +76,8 @@ pub(super) fn cluster_json(status: &ClusterStatus) -> Value {
         "fingerprint": hex(&status.fingerprint),
         "admin": status.admin,
         "tick": status.tick,
+        "lease": status.lease.as_ref().map(lease_json),
+        "policy": status.policy.as_ref().map(policy_json),
         "nodes": status.nodes.iter().map(node_json).collect::<Vec<_>>(),
         "partitions": status.partitions.iter().map(partition_json).collect::<Vec<_>>(),
         "pauses": status.pauses.iter().map(pause_json).collect::<Vec<_>>(),
@@ -230,6 +232,40 @@ pub(super) fn pause_json(pause: &PauseEntry) -> Value {
     })
 }
 
+pub(super) fn policy_json(state: &PolicyState) -> Value {
+    json!({
+        "revision": state.revision,
+        "since": time(state.since_ms),
+        "refused": (!state.refused.is_empty()).then_some(&state.refused),
+        "policy": serde_json::from_str(&state.json).unwrap_or(Value::Null),
+    })
+}
+
+pub(super) fn policy_text(state: &PolicyState) -> String {
+    let mut text = format!(
+        "policy: revision {} since {}",
+        state.revision,
+        time(state.since_ms)
+    );
+    if !state.refused.is_empty() {
+        text += &format!("; a newer one was refused: {}", state.refused);
+    }
+    text
+}
+
+fn lease_json(lease: &AdminLease) -> Value {
+    json!({
+        "active": lease.active,
+        "code": lease.code,
+        "detail": lease.detail,
+        "remedy": lease.remedy,
+        "holder": lease.holder,
+        "address": lease.address,
+        "epoch": lease.epoch,
+        "expires_at": lease.holder.as_ref().map(|_| time(lease.expires_at_ms)),
+    })
+}
+
 pub(super) fn pause_text(pause: &PauseEntry) -> String {
     let scope = match pause.partition {
         Some(partition) => format!("partition {partition}"),
@@ -252,7 +288,42 @@ pub(super) fn trim_json(outcome: &TrimOutcome) -> Value {
         "trim_point_after": outcome.trim_point_after,
         "guard_lsn": outcome.guard_lsn,
         "left_behind": outcome.left_behind,
+        "price": outcome.price.as_ref().map(price_json),
     })
+}
+
+fn price_json(price: &TrimPrice) -> Value {
+    let restore = price.must_restore.iter().map(|restore| {
+        json!({
+            "node": restore.node,
+            "needed_lsn": restore.needed_lsn,
+            "live": restore.live,
+            "bytes": restore.bytes,
+        })
+    });
+    json!({
+        "up_to": price.up_to,
+        "records": price.records,
+        "bytes": price.bytes,
+        "bytes_estimated": price.bytes_estimated,
+        "must_restore": restore.collect::<Vec<_>>(),
+    })
+}
+
+/// Returns the bytes that a trim frees, `≈` where they are estimated.
+pub(super) fn freed_bytes(price: &TrimPrice) -> Option<String> {
+    let about = if price.bytes_estimated { "≈ " } else { "" };
+    price.bytes.map(|freed| format!("{about}{}", bytes(freed)))
+}
+
+/// Returns who would have to restore, with what each reads at most.
+pub(super) fn must_restore(price: &TrimPrice) -> String {
+    let each = price.must_restore.iter().map(|restore| {
+        let reads = restore.bytes.map(|most| format!(" (up to {})", bytes(most)));
+        let away = if restore.live { "" } else { ", not live" };
+        format!("{}{away}{}", restore.node, reads.unwrap_or_default())
+    });
+    each.collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 use super::{AdminArgs, render};
 use crate::output::{OutputFormat, bytes, duration_ms, or_dash, table};
 use clap::Args;
-use snapshot_proto::v1::{ClusterStatus, ExplainRequest, PartitionView, ReplicaStatus, ReplicaView};
+use snapshot_proto::v1::{
+    AdminLease, ClusterStatus, ExplainRequest, PartitionView, ReplicaStatus, ReplicaView,
+};
 use snapshot_store::PartitionId;
 use std::{fmt::Write as _, process::ExitCode};
 
@@ -64,6 +66,13 @@ fn status_text(status: &ClusterStatus) -> String {
         "Cluster {} as {} sees it, tick {}\n",
         status.cluster, status.admin, status.tick
     );
+    if let Some(lease) = &status.lease {
+        text += &lease_text(&status.admin, lease);
+    }
+    // The usual case needs no words.
+    if let Some(policy) = status.policy.as_ref().filter(|policy| !policy.refused.is_empty()) {
+        text += &format!("{}\n", render::policy_text(policy));
+    }
     let nodes = status.nodes.iter().map(|node| {
         let age = or_dash(node.age_ms.map(duration_ms));
         [
@@ -98,6 +107,19 @@ fn status_text(status: &ClusterStatus) -> String {
     }
     text += &restores(status);
     text += &trouble(status);
+    text
+}
+
+/// Says whether the admin that answers acts, and why.
+fn lease_text(admin: &str, lease: &AdminLease) -> String {
+    let acts = match lease.active {
+        true => "acts",
+        false => "only watches",
+    };
+    let mut text = format!("{admin} {acts} ({}): {}\n", lease.code, lease.detail);
+    if !lease.remedy.is_empty() {
+        text += &format!("{}\n", lease.remedy);
+    }
     text
 }
 

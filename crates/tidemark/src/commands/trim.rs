@@ -15,8 +15,13 @@ const FAILED: &str = "failed";
 /// What to do about trims.
 #[derive(Debug, Subcommand)]
 pub enum TrimCommand {
-    /// Show how far each log would be trimmed now, and change nothing.
-    #[command(after_help = "Examples:\n  tidemark trim plan\n  tidemark trim plan 0 3 --force")]
+    /// Show how far each log would be trimmed now, what that frees and which replicas would have to restore; change nothing.
+    #[command(after_help = "\
+Bytes with ≈ assume records of equal size. A replica that is not live restores when it comes back.
+
+Examples:
+  tidemark trim plan
+  tidemark trim plan 0 3 --force     what --force would cost")]
     Plan(TrimArgs),
     /// Trim now, by the same rule as the policy does.
     #[command(after_help = "\
@@ -75,9 +80,16 @@ fn outcomes(outcomes: &[TrimOutcome]) -> String {
             outcome.partition.to_string(),
             outcome.code.clone(),
             or_dash(outcome.trim_point_before),
+            or_dash(outcome.price.as_ref().map(|price| price.up_to)),
             or_dash(outcome.trim_point_after),
             or_dash(outcome.guard_lsn),
-            outcome.left_behind.join(", "),
+            or_dash(outcome.price.as_ref().map(|price| price.records)),
+            or_dash(outcome.price.as_ref().and_then(render::freed_bytes)),
+            outcome
+                .price
+                .as_ref()
+                .map(render::must_restore)
+                .unwrap_or_default(),
             outcome.detail.clone(),
         ]
     });
@@ -86,9 +98,12 @@ fn outcomes(outcomes: &[TrimOutcome]) -> String {
             "partition",
             "result",
             "before",
+            "up to",
             "after",
             "guard",
-            "left behind",
+            "records",
+            "bytes",
+            "must restore",
             "detail",
         ],
         rows,

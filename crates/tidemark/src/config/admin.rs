@@ -13,6 +13,9 @@ pub struct AdminConfig {
     pub node_id: String,
     /// Where operators reach the admin. Default: "127.0.0.1:7400". Takes effect at start. Since 0.1.
     pub listen: String,
+    /// Where operators reach the admin, when that differs from `listen`: other admins name it while this one acts. Default:
+    /// "", which means `listen` with the scheme that fits. Takes effect at start. Since 0.1.
+    pub advertise: String,
     /// Where `/metrics`, `/livez` and `/readyz` are served. Default: "127.0.0.1:7401". Takes effect at start. Since 0.1.
     pub metrics_listen: String,
     /// The object store.
@@ -68,6 +71,7 @@ impl Default for AdminConfig {
         AdminConfig {
             node_id: "admin-1".into(),
             listen: "127.0.0.1:7400".into(),
+            advertise: String::new(),
             metrics_listen: "127.0.0.1:7401".into(),
             store: StoreSection::default(),
             log: AdminLogSection::default(),
@@ -102,6 +106,9 @@ impl RoleConfig for AdminConfig {
         ];
         listens.iter().for_each(|(key, text)| faults.listen(key, text));
         faults.distinct_listens(&listens);
+        if !self.advertise.is_empty() {
+            faults.http_url("advertise", &self.advertise);
+        }
         self.store.check(faults);
         faults.http_url("log.url", &self.log.url);
         faults.http_url("log.admin_url", &self.log.admin_url);
@@ -126,6 +133,15 @@ impl RoleConfig for AdminConfig {
 }
 
 impl AdminConfig {
+    /// Returns where operators reach the node, which listens on `address`.
+    pub(crate) fn advertised(&self, address: std::net::SocketAddr, speaks_tls: bool) -> String {
+        match (self.advertise.is_empty(), speaks_tls) {
+            (true, true) => format!("https://{address}"),
+            (true, false) => format!("http://{address}"),
+            (false, _) => self.advertise.clone(),
+        }
+    }
+
     fn check_workers(&self, faults: &mut Faults) {
         if self.workers.is_empty() {
             faults.add(

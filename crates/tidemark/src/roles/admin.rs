@@ -1,10 +1,11 @@
-//! The admin: orders snapshots, has them verified, trims logs, answers operators.
+//! The admin: orders snapshots, has them verified, trims logs, answers operators. Of several the one with the lease.
 
 use super::{
     RoleArgs,
     identity::{self, NamedLog},
     log::{connect, connect_admin},
     metrics,
+    reload::{self, ConfiguredPolicy},
     serve::{Servers, announce_ready, bind, bind_service, credentials},
     stop,
 };
@@ -30,6 +31,7 @@ pub async fn run(args: RoleArgs) -> anyhow::Result<ExitCode> {
     let wire = credentials(&config.tls, &config.auth, seams.clock.clone())?;
     let service = bind_service("listen", &config.listen, &wire.server).await?;
     let metrics_port = bind("metrics_listen", &config.metrics_listen).await?;
+    let speaks_tls = wire.server.speaks_tls();
     let mut servers = Servers::start(metrics_port, metrics::install()?, wire.server);
     snapshot_scheduler::metrics::describe();
 
@@ -47,8 +49,13 @@ pub async fn run(args: RoleArgs) -> anyhow::Result<ExitCode> {
     };
 
     let scheduler = Scheduler::builder(config.policy.clone())
+        .policy_source(Arc::new(ConfiguredPolicy::new(
+            args.config.clone(),
+            config.clone(),
+        )))
         .options(config.scheduler.clone())
         .admin(node.clone())
+        .address(config.advertised(service.address, speaks_tls))
         .cluster(&record)
         .log(log)
         .log_admin(connect_admin(&config.log.admin_url, &wire.client)?)
@@ -57,6 +64,7 @@ pub async fn run(args: RoleArgs) -> anyhow::Result<ExitCode> {
         .seams(seams)
         .build()?;
     let handle = scheduler.handle();
+    reload::on_change(handle.clone(), args.config.clone(), stop.clone())?;
     let address = service.address;
     servers
         .serve(service, |routes| {

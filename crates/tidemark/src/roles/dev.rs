@@ -130,6 +130,7 @@ pub async fn run(args: DevArgs, output: OutputFormat) -> anyhow::Result<ExitCode
     let scheduler = Scheduler::builder(policy)
         .options(SchedulerOptions::default())
         .admin(NodeId::new(NAME)?)
+        .address(format!("http://{}", admin_port.address))
         .cluster(&record)
         .log(shared_log)
         .log_admin(Arc::new(log.clone()))

@@ -12,6 +12,7 @@ mod identity;
 pub mod log;
 mod log_metrics;
 mod metrics;
+mod reload;
 mod serve;
 pub(crate) mod stop;
 pub mod worker;

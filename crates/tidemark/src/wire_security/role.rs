@@ -65,6 +65,7 @@ pub const METHOD_ACCESS: &[(&str, Access)] = &[
     ("/tidemark.v1.AdminService/GetClusterStatus", READ),
     ("/tidemark.v1.AdminService/Pause", OPERATE),
     ("/tidemark.v1.AdminService/PreviewPlan", READ),
+    ("/tidemark.v1.AdminService/ReloadPolicy", OPERATE),
     ("/tidemark.v1.AdminService/Resume", OPERATE),
     ("/tidemark.v1.AdminService/Trim", TRIM),
     ("/tidemark.v1.AdminService/Watch", READ),

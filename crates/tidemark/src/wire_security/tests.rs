@@ -83,7 +83,7 @@ fn a_worker_may_not_trim_and_a_reader_changes_nothing() {
         let needed = match method {
             "Trim" | "Provision" | "SetSealed" => AccessRole::Trim,
             "Append" | "Write" | "CreateSnapshot" | "VerifySnapshot" | "Lead" | "AppendNoop" | "Cancel"
-            | "Pause" | "Resume" => AccessRole::Operate,
+            | "Pause" | "Resume" | "ReloadPolicy" | "SkipRecord" | "RebuildPartition" => AccessRole::Operate,
             _ => AccessRole::Read,
         };
         let open = path.starts_with("/grpc.health");
