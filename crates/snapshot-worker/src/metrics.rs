@@ -17,8 +17,8 @@ use std::time::Duration;
 
 const SNAPSHOTS: &str = "tidemark_worker_snapshots_total";
 const DECLINES: &str = "tidemark_worker_declines_total";
-const UNATTENDED: &str = "tidemark_worker_unattended";
-const UNATTENDED_SNAPSHOTS: &str = "tidemark_worker_unattended_snapshots_total";
+const AUTONOMOUS: &str = "tidemark_worker_autonomous";
+const AUTONOMOUS_SNAPSHOTS: &str = "tidemark_worker_autonomous_snapshots_total";
 const EXPORTS_RUNNING: &str = "tidemark_worker_exports_running";
 const EXPORTS_QUEUED: &str = "tidemark_worker_exports_queued";
 const EXPORT_DURATION: &str = "tidemark_worker_export_duration_seconds";
@@ -152,11 +152,11 @@ fn describe_agent() {
         "Requests for a snapshot that were declined, by reason"
     );
     describe_gauge!(
-        UNATTENDED,
+        AUTONOMOUS,
         count,
         "1 while no admin polls and leaders make snapshots of their own accord"
     );
-    describe_counter!(UNATTENDED_SNAPSHOTS, count, "Snapshots begun without an admin");
+    describe_counter!(AUTONOMOUS_SNAPSHOTS, count, "Snapshots begun without an admin");
     describe_gauge!(EXPORTS_RUNNING, count, "Snapshots being made");
     describe_gauge!(
         EXPORTS_QUEUED,
@@ -256,7 +256,7 @@ fn zero_agent() {
     for kind in AnomalyKind::ALL {
         counter!(ANOMALIES, "kind" => kind.as_str()).absolute(0);
     }
-    counter!(UNATTENDED_SNAPSHOTS).absolute(0);
+    counter!(AUTONOMOUS_SNAPSHOTS).absolute(0);
     counter!(UPLOADED).absolute(0);
     counter!(COPIED).absolute(0);
     counter!(DOWNLOADED).absolute(0);
@@ -279,12 +279,12 @@ pub(crate) fn export_declined(decline: &Decline) {
     counter!(DECLINES, "reason" => decline.reason()).increment(1);
 }
 
-pub(crate) fn unattended(is: bool) {
-    gauge!(UNATTENDED).set(f64::from(u8::from(is)));
+pub(crate) fn autonomous(is: bool) {
+    gauge!(AUTONOMOUS).set(f64::from(u8::from(is)));
 }
 
-pub(crate) fn unattended_snapshot() {
-    counter!(UNATTENDED_SNAPSHOTS).increment(1);
+pub(crate) fn autonomous_snapshot() {
+    counter!(AUTONOMOUS_SNAPSHOTS).increment(1);
 }
 
 pub(crate) fn export_published(duration: Duration) {

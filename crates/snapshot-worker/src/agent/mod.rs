@@ -8,13 +8,14 @@
 //! | `export`, `export_job`, `queue` | makes and publishes a snapshot, in its turn |
 //! | `restore`, `restore_job` | brings a published snapshot into a partition |
 //! | `repair` | what operators order: skipping a record, rebuilding a state |
-//! | `unattended` | makes snapshots while no admin is there to ask |
+//! | `autonomous` | makes snapshots while no admin is there to ask |
 //! | `verify`, `compare` | checks a published snapshot |
 //! | `identity`, `archived`, `staging` | what lies in the data folder |
 //! | `room` | how much of the disk jobs may fill |
 //! | `service`, `wire` | gRPC |
 
 mod archived;
+mod autonomous;
 mod column_family;
 mod compare;
 mod export;
@@ -31,7 +32,6 @@ mod service;
 mod slot;
 mod snapshot_agent;
 mod staging;
-mod unattended;
 mod verify;
 mod wire;
 

@@ -100,7 +100,7 @@ pub enum AgentError {
 /// Makes, publishes, restores and verifies snapshots for the partitions of one node. Clones share one agent.
 ///
 /// It has no background activity of its own: the object store is asked only when a snapshot is requested, restored
-/// or verified, never at start. Who wants snapshots also while no admin is there runs [`SnapshotAgent::keep_unattended`].
+/// or verified, never at start. Who wants snapshots also while no admin is there runs [`SnapshotAgent::run_autonomously`].
 #[derive(Clone)]
 pub struct SnapshotAgent {
     pub(super) shared: Arc<Shared>,

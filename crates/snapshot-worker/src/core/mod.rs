@@ -1,5 +1,6 @@
 //! Pure decisions and plain values of the worker side: no async, clock, randomness, I/O or metrics.
 
+mod autonomous;
 mod chain;
 mod choose;
 mod decline;
@@ -12,8 +13,8 @@ mod room;
 mod skip;
 mod start;
 mod status;
-mod unattended;
 
+pub use autonomous::{Autonomous, DueCause, LastPoll, LeaveReason, decide_autonomous};
 pub use chain::Chain;
 pub use choose::{
     PassReason, PointerRefusal, RestoreCandidates, RestoreNeed, check_owner, restore_candidates,
@@ -34,4 +35,3 @@ pub use status::{
     ArchivedSnapshot, BlockedReason, FinishedRestore, PartitionState, ReplicaStatus, RestoreKind,
     RestorePhase, RunningExport, RunningRestore,
 };
-pub use unattended::{DueCause, LastPoll, LeaveReason, Unattended, decide_unattended};

@@ -21,7 +21,7 @@
 //! - A write is acknowledged only when its own record was applied as accepted.
 //! - The object store is asked only when local state and log do not suffice.
 //!
-//! Not here: making snapshots without an admin (`agent`, `unattended`).
+//! Not here: making snapshots without an admin (`agent`, `autonomous`).
 
 mod adopt;
 mod apply;

@@ -76,7 +76,7 @@ pub struct WorkerOptions {
     pub drain_max: Duration,
     /// How long no admin must have polled before leaders make snapshots of their own accord, by the thresholds of the last
     /// poll; `None` leaves snapshots to the admin.
-    pub unattended_after: Option<Duration>,
+    pub autonomous_after: Option<Duration>,
     /// Memory and threads of all states.
     pub rocks: RocksOptions,
     /// Where blocking work runs.
@@ -107,7 +107,7 @@ impl WorkerOptions {
             proposals_max: 1024,
             proposals_bytes_max: 64 << 20,
             drain_max: Duration::from_secs(2),
-            unattended_after: None,
+            autonomous_after: None,
             rocks: RocksOptions::default(),
             blocking: Blocking::Threads,
         }
@@ -246,9 +246,9 @@ impl Worker {
             worker.open_partition(partition)?;
         }
         worker.shared.agent.discard_downloads_of_others();
-        if let Some(silence_min) = worker.shared.options.unattended_after {
+        if let Some(silence_min) = worker.shared.options.autonomous_after {
             let agent = worker.shared.agent.clone();
-            tokio::spawn(async move { agent.keep_unattended(silence_min).await });
+            tokio::spawn(async move { agent.run_autonomously(silence_min).await });
         }
         Ok(worker)
     }

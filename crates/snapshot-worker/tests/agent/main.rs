@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod autonomous;
 mod export;
 mod fixture;
 mod fork;
@@ -13,5 +14,4 @@ mod resume;
 mod service;
 mod store;
 mod storm;
-mod unattended;
 mod verify;

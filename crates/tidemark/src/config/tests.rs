@@ -86,8 +86,8 @@ fn each_fault_is_named_by_its_key() {
         ),
         (worker("", "[limits]\nexports_max = 1.5"), "limits.exports_max"),
         (
-            worker("", "[worker]\nunattended_after_ms = 9999"),
-            "worker.unattended_after_ms",
+            worker("", "[worker]\nautonomous_after_ms = 9999"),
+            "worker.autonomous_after_ms",
         ),
         (worker("limits = 3", ""), "limits"),
         (worker("partitions = \"some\"", ""), "partitions"),

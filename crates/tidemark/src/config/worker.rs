@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// An admin polls every second, and is silent for some seconds while it is started anew.
-const UNATTENDED_AFTER_MS_MIN: u64 = 10_000;
+const AUTONOMOUS_AFTER_MS_MIN: u64 = 10_000;
 
 /// `worker.toml`: one node with replicas of partitions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -118,7 +118,7 @@ pub struct WorkerSection {
     /// the last poll did not say that cluster or partition are paused. The thresholds are those of the last poll, so only
     /// records or bytes make one due. Nothing is trimmed without an admin. At least 10000; 0 switches it off. Default: 0.
     /// Takes effect at start. Since 0.1.
-    pub unattended_after_ms: u64,
+    pub autonomous_after_ms: u64,
     /// Block cache in bytes, shared by all partitions of the node. Default: 268435456. Takes effect at start. Since 0.1.
     pub block_cache_bytes: u64,
 }
@@ -166,7 +166,7 @@ impl Default for WorkerSection {
         WorkerSection {
             flush_interval_ms: 5000,
             flush_records: 100_000,
-            unattended_after_ms: 0,
+            autonomous_after_ms: 0,
             block_cache_bytes: 256 << 20,
         }
     }
@@ -207,12 +207,12 @@ impl RoleConfig for WorkerConfig {
         faults.at_least_one("limits.restores_max", self.limits.restores_max.into());
         faults.at_least_one("worker.flush_interval_ms", self.worker.flush_interval_ms);
         faults.at_least_one("worker.flush_records", self.worker.flush_records);
-        let silence = self.worker.unattended_after_ms;
-        if (1..UNATTENDED_AFTER_MS_MIN).contains(&silence) {
+        let silence = self.worker.autonomous_after_ms;
+        if (1..AUTONOMOUS_AFTER_MS_MIN).contains(&silence) {
             faults.add(
-                "worker.unattended_after_ms",
+                "worker.autonomous_after_ms",
                 format!("is {silence}, which an admin may take to start anew"),
-                format!("set it to 0 (off), or to at least {UNATTENDED_AFTER_MS_MIN}"),
+                format!("set it to 0 (off), or to at least {AUTONOMOUS_AFTER_MS_MIN}"),
             );
         }
     }

@@ -99,7 +99,7 @@ pub(super) fn options(
     WorkerOptions {
         flush_interval: Duration::from_millis(config.worker.flush_interval_ms),
         flush_records: config.worker.flush_records,
-        unattended_after: match config.worker.unattended_after_ms {
+        autonomous_after: match config.worker.autonomous_after_ms {
             0 => None,
             silence => Some(Duration::from_millis(silence)),
         },

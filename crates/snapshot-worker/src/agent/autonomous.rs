@@ -1,4 +1,4 @@
-//! Snapshots while no admin is there: the shell around `core::unattended`.
+//! Snapshots while no admin is there: the shell around `core::autonomous`.
 //!
 //! It only ever makes snapshots, by the same way as when it is asked for one; it never trims, and it knows nothing that
 //! an admin did not tell it before. An admin that returns reads the pointer and finds them.
@@ -6,7 +6,7 @@
 use super::{export_job::CreateSnapshot, snapshot_agent::SnapshotAgent};
 use crate::{
     core::{
-        ArchivedSnapshot, LastPoll, LeaveReason, ReplicaStatus, Unattended, check_owner, decide_unattended,
+        ArchivedSnapshot, Autonomous, LastPoll, LeaveReason, ReplicaStatus, check_owner, decide_autonomous,
     },
     metrics,
 };
@@ -20,30 +20,30 @@ impl SnapshotAgent {
     /// Looks once, and makes the snapshots that are due of partitions led here, if no admin has polled for `silence_min`.
     /// Returns what was decided about each partition; snapshots go on by themselves. Asks the store only about partitions
     /// of which one seems due. Must be called within a Tokio runtime.
-    pub async fn make_unattended(&self, silence_min: Duration) -> BTreeMap<PartitionId, Unattended> {
+    pub async fn snapshot_autonomously(&self, silence_min: Duration) -> BTreeMap<PartitionId, Autonomous> {
         let mut decided = BTreeMap::new();
         for replica in self.status() {
             let partition = replica.partition;
-            let mut decision = self.decide_unattended(&replica, silence_min);
-            if matches!(decision, Unattended::Make { .. }) {
+            let mut decision = self.decide_autonomous(&replica, silence_min);
+            if matches!(decision, Autonomous::Make { .. }) {
                 // Others may have published meanwhile; and an admin may have polled while the store was asked.
                 decision = match self.learn_archived(&replica).await {
                     Ok(()) => self
                         .replica(partition)
-                        .map_or(Unattended::Leave(LeaveReason::NotActive), |replica| {
-                            self.decide_unattended(&replica, silence_min)
+                        .map_or(Autonomous::Leave(LeaveReason::NotActive), |replica| {
+                            self.decide_autonomous(&replica, silence_min)
                         }),
                     Err(error) => {
                         tracing::warn!(%partition, %error, "no admin polls, and the store cannot be asked for the newest snapshot");
-                        Unattended::Leave(LeaveReason::StoreUnknown)
+                        Autonomous::Leave(LeaveReason::StoreUnknown)
                     }
                 };
             }
             match decision {
-                Unattended::Make { min_lsn, cause } => {
+                Autonomous::Make { min_lsn, cause } => {
                     let request_id = RequestId::new(self.shared.seams.ulid());
                     tracing::info!(%partition, %min_lsn, ?cause, %request_id, "no admin polls: a snapshot is made unasked");
-                    metrics::unattended_snapshot();
+                    metrics::autonomous_snapshot();
                     // The snapshot is a task of its own: nobody has to watch it.
                     drop(self.create_snapshot(CreateSnapshot {
                         partition,
@@ -53,7 +53,7 @@ impl SnapshotAgent {
                         restorable_snapshots_min: None,
                     }));
                 }
-                Unattended::Leave(reason) => {
+                Autonomous::Leave(reason) => {
                     tracing::trace!(%partition, reason = reason.as_str(), "no snapshot is made unasked");
                 }
             }
@@ -62,18 +62,18 @@ impl SnapshotAgent {
         decided
     }
 
-    /// Looks again and again, as [`SnapshotAgent::make_unattended`] does, until the agent is shut down.
-    pub async fn keep_unattended(&self, silence_min: Duration) {
+    /// Looks again and again, as [`SnapshotAgent::snapshot_autonomously`] does, until the agent is shut down.
+    pub async fn run_autonomously(&self, silence_min: Duration) {
         let stop = self.shared.stop.clone();
         let looking = async {
             loop {
                 tokio::time::sleep(silence_min.min(LOOK_INTERVAL_MAX)).await;
-                metrics::unattended(self.silence().is_some_and(|silence| silence >= silence_min));
-                self.make_unattended(silence_min).await;
+                metrics::autonomous(self.silence().is_some_and(|silence| silence >= silence_min));
+                self.snapshot_autonomously(silence_min).await;
             }
         };
         stop.run_until_cancelled(looking).await;
-        metrics::unattended(false);
+        metrics::autonomous(false);
     }
 
     /// Returns how long ago an admin polled last; `None` when none did since this node started.
@@ -83,7 +83,7 @@ impl SnapshotAgent {
         policy.as_ref().map(|policy| now.since(policy.received_at))
     }
 
-    fn decide_unattended(&self, replica: &ReplicaStatus, silence_min: Duration) -> Unattended {
+    fn decide_autonomous(&self, replica: &ReplicaStatus, silence_min: Duration) -> Autonomous {
         let silence = self.silence();
         let policy = self.shared.policy.borrow();
         let poll = policy.as_ref().zip(silence).map(|(policy, age)| LastPoll {
@@ -92,7 +92,7 @@ impl SnapshotAgent {
             snapshot_after_bytes: policy.snapshot_after_bytes,
             paused: policy.paused || policy.paused_partitions.contains(&replica.partition),
         });
-        decide_unattended(poll.as_ref(), replica, silence_min)
+        decide_autonomous(poll.as_ref(), replica, silence_min)
     }
 
     /// Reads from the pointer which snapshot of the replica's log is the newest, and remembers it.

@@ -65,7 +65,7 @@ impl LeaveReason {
 
 /// What a replica does about snapshots while nobody asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unattended {
+pub enum Autonomous {
     /// It makes one that holds at least this LSN.
     Make {
         /// The LSN after that of the newest snapshot that is known.
@@ -82,28 +82,28 @@ pub enum Unattended {
 ///
 /// Due counts from `replica.archived`, which may be older than what others published: the caller looks into the store
 /// before it acts, and decides again.
-pub fn decide_unattended(
+pub fn decide_autonomous(
     poll: Option<&LastPoll>,
     replica: &ReplicaStatus,
     silence_min: Duration,
-) -> Unattended {
+) -> Autonomous {
     let Some(poll) = poll else {
-        return Unattended::Leave(LeaveReason::NeverPolled);
+        return Autonomous::Leave(LeaveReason::NeverPolled);
     };
     if poll.age < silence_min {
-        return Unattended::Leave(LeaveReason::Polled);
+        return Autonomous::Leave(LeaveReason::Polled);
     }
     if poll.paused {
-        return Unattended::Leave(LeaveReason::Paused);
+        return Autonomous::Leave(LeaveReason::Paused);
     }
     if replica.role != ReplicaRole::Leader {
-        return Unattended::Leave(LeaveReason::NotLeader);
+        return Autonomous::Leave(LeaveReason::NotLeader);
     }
     if replica.state != PartitionState::Active {
-        return Unattended::Leave(LeaveReason::NotActive);
+        return Autonomous::Leave(LeaveReason::NotActive);
     }
     if replica.export.is_some() {
-        return Unattended::Leave(LeaveReason::Running);
+        return Autonomous::Leave(LeaveReason::Running);
     }
     let (since, bytes_then) = replica
         .archived
@@ -116,9 +116,9 @@ pub fn decide_unattended(
     } else if records > 0 && reached(bytes, poll.snapshot_after_bytes) {
         DueCause::Bytes
     } else {
-        return Unattended::Leave(LeaveReason::NotDue);
+        return Autonomous::Leave(LeaveReason::NotDue);
     };
-    Unattended::Make {
+    Autonomous::Make {
         min_lsn: since.next(),
         cause,
     }
@@ -159,7 +159,7 @@ mod tests {
         snapshot_after_bytes: 0,
         paused: false,
     };
-    const DUE: Unattended = Unattended::Make {
+    const DUE: Autonomous = Autonomous::Make {
         min_lsn: Lsn::new(101),
         cause: DueCause::Records,
     };
@@ -179,8 +179,8 @@ mod tests {
             age: MINUTE * 60 * 24 * 365,
             ..POLL
         };
-        let not_due = Unattended::Leave(LeaveReason::NotDue);
-        let bytes_due = Unattended::Make {
+        let not_due = Autonomous::Leave(LeaveReason::NotDue);
+        let bytes_due = Autonomous::Make {
             min_lsn: Lsn::new(101),
             cause: DueCause::Bytes,
         };
@@ -194,7 +194,7 @@ mod tests {
             ("below what is archived", POLL, 90, not_due),
         ];
         for (name, poll, applied, expected) in table {
-            let decided = decide_unattended(Some(&poll), &leader(applied), MINUTE);
+            let decided = decide_autonomous(Some(&poll), &leader(applied), MINUTE);
             assert_eq!(decided, expected, "{name}");
         }
     }
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn whatever_else_is_amiss_leaves_it() {
         let due = leader(150);
-        assert_eq!(decide_unattended(Some(&POLL), &due, MINUTE), DUE);
+        assert_eq!(decide_autonomous(Some(&POLL), &due, MINUTE), DUE);
         let entropy = Entropy::seeded(2);
         let export = RunningExport {
             request_id: RequestId::new(entropy.ulid(Timestamp::default())),
@@ -251,8 +251,8 @@ mod tests {
             ),
         ];
         for (poll, replica, expected) in table {
-            let decided = decide_unattended(poll.as_ref(), &replica, MINUTE);
-            assert_eq!(decided, Unattended::Leave(expected), "{}", expected.as_str());
+            let decided = decide_autonomous(poll.as_ref(), &replica, MINUTE);
+            assert_eq!(decided, Autonomous::Leave(expected), "{}", expected.as_str());
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::{
 };
 use snapshot_proto::v1;
 use snapshot_store::{Lsn, ManualClock, Timestamp};
-use snapshot_worker::core::{DueCause, LeaveReason, Unattended};
+use snapshot_worker::core::{Autonomous, DueCause, LeaveReason};
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -48,8 +48,8 @@ async fn poll(node: &Node, change: impl FnOnce(&mut v1::WorkerPolicy)) {
     serve(node).await.get_status(request).await.unwrap();
 }
 
-async fn look(node: &Node) -> Unattended {
-    node.agent.make_unattended(SILENCE).await[&P]
+async fn look(node: &Node) -> Autonomous {
+    node.agent.snapshot_autonomously(SILENCE).await[&P]
 }
 
 async fn archived(node: &Node, lsn: u64) {
@@ -75,11 +75,11 @@ async fn a_leader_makes_a_due_snapshot_once_the_admin_is_silent_and_not_before()
     let (clock, cluster) = cluster().await;
     let node = leader(&cluster, "a");
     node.host.apply(150);
-    assert_eq!(look(&node).await, Unattended::Leave(LeaveReason::NeverPolled));
+    assert_eq!(look(&node).await, Autonomous::Leave(LeaveReason::NeverPolled));
     poll(&node, |_| {}).await;
-    assert_eq!(look(&node).await, Unattended::Leave(LeaveReason::Polled));
+    assert_eq!(look(&node).await, Autonomous::Leave(LeaveReason::Polled));
     clock.advance(SILENCE);
-    let made = Unattended::Make {
+    let made = Autonomous::Make {
         min_lsn: Lsn::FIRST,
         cause: DueCause::Records,
     };
@@ -93,9 +93,9 @@ async fn a_leader_makes_a_due_snapshot_once_the_admin_is_silent_and_not_before()
 
     node.host.apply(249);
     clock.advance(SILENCE * 1000);
-    assert_eq!(look(&node).await, Unattended::Leave(LeaveReason::NotDue));
+    assert_eq!(look(&node).await, Autonomous::Leave(LeaveReason::NotDue));
     node.host.apply(250);
-    assert!(matches!(look(&node).await, Unattended::Make { .. }));
+    assert!(matches!(look(&node).await, Autonomous::Make { .. }));
     archived(&node, 250).await;
 }
 
@@ -110,7 +110,7 @@ async fn an_admin_that_returns_ends_it_and_asks_for_nothing_that_is_there() {
     archived(&node, 150).await;
     poll(&node, |_| {}).await;
     node.host.apply(300);
-    assert_eq!(look(&node).await, Unattended::Leave(LeaveReason::Polled));
+    assert_eq!(look(&node).await, Autonomous::Leave(LeaveReason::Polled));
     assert_eq!(cluster.pointer().await.snapshots.len(), 1);
 }
 
@@ -121,13 +121,13 @@ async fn a_pause_of_cluster_or_partition_outlasts_the_admin_that_told_of_it() {
     node.host.apply(150);
     poll(&node, |policy| policy.paused = true).await;
     clock.advance(SILENCE);
-    assert_eq!(look(&node).await, Unattended::Leave(LeaveReason::Paused));
+    assert_eq!(look(&node).await, Autonomous::Leave(LeaveReason::Paused));
     poll(&node, |policy| policy.paused_partitions = vec![P.get()]).await;
     clock.advance(SILENCE);
-    assert_eq!(look(&node).await, Unattended::Leave(LeaveReason::Paused));
+    assert_eq!(look(&node).await, Autonomous::Leave(LeaveReason::Paused));
     poll(&node, |policy| policy.paused_partitions = vec![P.get() + 1]).await;
     clock.advance(SILENCE);
-    assert!(matches!(look(&node).await, Unattended::Make { .. }));
+    assert!(matches!(look(&node).await, Autonomous::Make { .. }));
     archived(&node, 150).await;
 }
 
@@ -138,7 +138,7 @@ async fn a_follower_leaves_it_to_the_leader() {
     node.host.apply(150);
     poll(&node, |_| {}).await;
     clock.advance(SILENCE);
-    assert_eq!(look(&node).await, Unattended::Leave(LeaveReason::NotLeader));
+    assert_eq!(look(&node).await, Autonomous::Leave(LeaveReason::NotLeader));
 }
 
 #[tokio::test]
@@ -150,7 +150,7 @@ async fn what_others_published_counts_before_one_is_made() {
     poll(&node, |_| {}).await;
     clock.advance(SILENCE);
     assert_eq!(node.agent.replica(P).unwrap().archived, None);
-    assert_eq!(look(&node).await, Unattended::Leave(LeaveReason::NotDue));
+    assert_eq!(look(&node).await, Autonomous::Leave(LeaveReason::NotDue));
     archived(&node, 120).await;
     assert_eq!(cluster.pointer().await.snapshots.len(), 1);
 }
@@ -170,9 +170,9 @@ async fn a_store_that_does_not_answer_is_asked_again_at_the_next_look() {
     assert_eq!(store.requests(), before, "only who may make one asks the store");
     node.host.leads.store(true, Ordering::SeqCst);
     store.fail_reads(Some("latest.json"));
-    assert_eq!(look(&node).await, Unattended::Leave(LeaveReason::StoreUnknown));
+    assert_eq!(look(&node).await, Autonomous::Leave(LeaveReason::StoreUnknown));
     store.fail_reads(None);
-    assert!(matches!(look(&node).await, Unattended::Make { .. }));
+    assert!(matches!(look(&node).await, Autonomous::Make { .. }));
     archived(&node, 150).await;
 }
 
@@ -183,7 +183,7 @@ async fn it_looks_again_and_again_until_the_node_stops() {
     node.host.apply(150);
     let agent = node.agent.clone();
     let silence = Duration::from_millis(20);
-    let looking = tokio::spawn(async move { agent.keep_unattended(silence).await });
+    let looking = tokio::spawn(async move { agent.run_autonomously(silence).await });
     poll(&node, |_| {}).await;
     clock.advance(silence);
     archived(&node, 150).await;
