@@ -68,7 +68,7 @@ pub struct AgentConfig {
 
 impl AgentConfig {
     /// Returns the configuration of the node that `identity` describes, reached at `address`, with the default limits:
-    /// two snapshots and two restores at once, and 1 GiB left free.
+    /// two snapshots at once and eight that wait, two restores at once, and 1 GiB left free.
     pub fn new(identity: &LocalIdentity, address: String, data_dir: PathBuf) -> Self {
         AgentConfig {
             node: identity.node.clone(),
@@ -76,6 +76,7 @@ impl AgentConfig {
             cluster: identity.cluster.clone(),
             data_dir,
             exports_max: 2,
+            exports_queue_max: 8,
             restores_max: 2,
             disk_reserve_bytes: 1 << 30,
             blocking: Blocking::Threads,
