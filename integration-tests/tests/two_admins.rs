@@ -259,7 +259,7 @@ async fn a_running_admin_takes_a_new_policy_and_refuses_a_faulty_one() -> anyhow
     // Refused, with all faults, and said again by the status.
     let faulty = with("snapshot_after_records = 90\nsnapshots_max = 0\nsnapshot_after_record = 1");
     std::fs::write(&file, faulty)?;
-    let refused = cluster.run(&["policy", "reload"], WITHIN).await;
+    let refused = cluster.run(&["policy", "reload", "--admin", &url], WITHIN).await;
     let said = refused.err().context("a faulty policy was taken")?.to_string();
     for word in [
         "policy-refused",
@@ -269,7 +269,7 @@ async fn a_running_admin_takes_a_new_policy_and_refuses_a_faulty_one() -> anyhow
     ] {
         ensure!(said.contains(word), "{word} is not in: {said}");
     }
-    let said = cluster.run(&["status"], WITHIN).await?;
+    let said = cluster.run(&["status", "--admin", &url], WITHIN).await?;
     ensure!(
         said.contains("revision 2") && said.contains("a newer one was refused"),
         "{said}"
@@ -286,7 +286,7 @@ async fn a_running_admin_takes_a_new_policy_and_refuses_a_faulty_one() -> anyhow
     ensure!(policy.refused.is_empty(), "{policy:?}");
     let explained = wait_for("the override to apply", WITHIN, async || {
         let said = cluster
-            .run(&["explain", "0"], WITHIN)
+            .run(&["explain", "0", "--admin", &url], WITHIN)
             .await
             .map_err(|error| error.to_string())?;
         if said.contains("by policy.override[0]") {
@@ -297,7 +297,9 @@ async fn a_running_admin_takes_a_new_policy_and_refuses_a_faulty_one() -> anyhow
     })
     .await?;
     ensure!(explained.contains("of 110 records"), "{explained}");
-    let said = cluster.run(&["policy", "reload"], WITHIN).await?;
+    let said = cluster
+        .run(&["policy", "reload", "--admin", &url], WITHIN)
+        .await?;
     ensure!(said.contains("nothing changed"), "{said}");
     cluster.finish()
 }
