@@ -210,6 +210,7 @@ mod tests {
             lsn: Lsn::new(150),
             bytes_done: 0,
             bytes_total: 0,
+            ahead: None,
         };
         let blocked = PartitionState::Blocked {
             reason: BlockedReason::LogRegressed,
