@@ -131,7 +131,7 @@ fn worker_policy(ctx: &Context) -> Option<v1::WorkerPolicy> {
         snapshot_after_records: policy.snapshot_after_records,
         snapshot_after_bytes: policy.snapshot_after_bytes,
         restorable_snapshots_min: policy.restorable_snapshots_min,
-        paused: paused || policy.dry_run,
+        paused,
         paused_partitions,
     })
 }

@@ -169,13 +169,15 @@ impl LocalCluster {
         self.run(&arguments, INIT_WITHIN).await.map(drop)
     }
 
-    /// Runs a command of the binary to its end and returns what it printed on its standard output.
+    /// Runs a command of the binary to its end and returns what it printed on its standard output. It asks this cluster's
+    /// admin, unless it is told another.
     ///
     /// # Errors
     /// When it cannot be run, does not end in time or fails; the error has its whole output.
     pub async fn run(&self, arguments: &[&str], within: Duration) -> Result<String, ClusterError> {
         let line = format!("tidemark {}", arguments.join(" "));
         let mut command = self.command();
+        command.env("TIDEMARK_ADMIN", self.layout.url(Node::Admin));
         if let Some(credentials) = &self.spec.settings.credentials {
             command.envs(credentials.environment());
         }
