@@ -16,7 +16,7 @@ pub enum PolicyCommand {
         after_help = "Example:\n  tidemark policy show --output json | jq .policy.snapshot_after_records"
     )]
     Show(AdminArgs),
-    /// Let the admin read its [policy] again; a faulty one is refused, and the old one stays.
+    /// Let the admin read its `[policy]` again; a faulty one is refused, and the old one stays.
     #[command(after_help = "\
 The admin also reads it again on SIGHUP and when its file changes. Each admin has its own file: ask each of them.
 
