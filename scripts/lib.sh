@@ -4,7 +4,7 @@
 # cleaned, starts warm:
 #
 #   <cache>/target              what cargo builds (unless CARGO_TARGET_DIR is set)
-#   <cache>/rocksdb/<key>       the RocksDB archive, which takes a quarter of an hour to compile
+#   <cache>/rocksdb/<key>       the RocksDB archive, which takes some ten minutes to compile
 #   <cache>/tools               just, typos, cargo-deny, cargo-machete, promtool, packages for tests, each at one version
 #   <cache>/tools/store-servers two object store servers of the tests (0.6 GiB), at the versions of scripts/store-servers
 #   <cache>/bin/<clone>         the binary that the scripts start
@@ -167,21 +167,10 @@ install_reader_python() {
     "$venv/bin/pip" install -q --disable-pip-version-check "$requirement" >&2
 }
 
-# --- RocksDB -----------------------------------------------------------------------------------------------------
+# shellcheck source=scripts/rocksdb.sh
+source "$TIDEMARK_ROOT/scripts/rocksdb.sh"
 
-# The archive may be reused as long as none of these changes.
-rocksdb_key() {
-    local version compiler settings
-    version=$(awk '/^name = "librocksdb-sys"$/ { getline; gsub(/"/, ""); print $3; exit }' "$TIDEMARK_ROOT/Cargo.lock")
-    [ -n "$version" ] || die "Cargo.lock does not name librocksdb-sys"
-    compiler=$("${CXX:-g++}" -dumpfullversion)
-    settings=$({
-        grep '^rocksdb = ' "$TIDEMARK_ROOT/Cargo.toml"
-        sed -n '/^\[profile\.dev\.package/,/^$/{/^[^#]/p}' "$TIDEMARK_ROOT/Cargo.toml"
-        printf '%s\n' "${RUSTFLAGS:-}" "${CXXFLAGS:-}"
-    } | sha256sum | cut -c1-8)
-    printf '%s-gcc%s-%s-%s\n' "$version" "$compiler" "$(uname -m)" "$settings"
-}
+# --- the binary --------------------------------------------------------------------------------------------------
 
 # Clones share the target folder for what they depend on. Cargo takes a crate of one clone for the same crate of
 # another when the files are older, so what another clone built of the project itself goes first.
@@ -194,67 +183,6 @@ claim_target() {
     done
     printf '%s\n' "$TIDEMARK_ROOT" >"$owner"
 }
-
-# Exports ROCKSDB_LIB_DIR and ROCKSDB_STATIC, after compiling RocksDB if this machine has not done it yet.
-use_rocksdb_archive() {
-    claim_target
-    if [ -n "${ROCKSDB_LIB_DIR:-}" ]; then
-        [ -f "$ROCKSDB_LIB_DIR/librocksdb.a" ] || die "ROCKSDB_LIB_DIR=$ROCKSDB_LIB_DIR holds no librocksdb.a"
-    else
-        local dir
-        dir=$TIDEMARK_CACHE/rocksdb/$(rocksdb_key)
-        [ -f "$dir/librocksdb.a" ] || with_lock rocksdb build_rocksdb_archive "$dir"
-        export ROCKSDB_LIB_DIR=$dir
-    fi
-    export ROCKSDB_STATIC=1
-}
-
-# Prints the compiler to use for RocksDB. Most of the time goes into reading the same headers in 340 files, so GCC gets
-# them compiled beforehand, which saves a third. It takes a precompiled header only where all options agree with those below, and reads
-# the empty header of the same name otherwise: a wrong guess costs time and changes nothing.
-rocksdb_compiler() {
-    local headers=$1/headers compiler=${CXX:-g++} sources options
-    options=(-O1 -ffunction-sections -fdata-sections -fPIC -m64 -march=x86-64 -msse2 -std=c++20 -DLZ4=1 -DNDEBUG=1
-        -DHAVE_ALIGNED_NEW -DHAVE_UINT128_EXTENSION -DOS_LINUX -DROCKSDB_PLATFORM_POSIX -DROCKSDB_LIB_IO_POSIX
-        -DROCKSDB_SCHED_GETCPU_PRESENT -DROCKSDB_AUXV_GETAUXVAL_PRESENT -DROCKSDB_FALLOCATE_PRESENT
-        -DROCKSDB_RANGESYNC_PRESENT)
-    sources=$(in_root cargo metadata --locked --format-version 1 </dev/null 2>/dev/null |
-        grep -o '"manifest_path":"[^"]*/librocksdb-sys-[^"]*/Cargo.toml"' | head -n 1 | cut -d '"' -f 4) || true
-    sources=${sources%/Cargo.toml}/rocksdb
-    mkdir -p "$headers"
-    : >"$headers/common.h"
-    printf '#include <%s>\n' cstdint algorithm atomic chrono cinttypes condition_variable deque functional iostream list map \
-        memory mutex optional set sstream string thread unordered_map unordered_set vector >"$headers/all.h"
-    printf '#include "db/db_impl/db_impl.h"\n' >>"$headers/all.h"
-    case $headers in *[[:space:]]*) ;; *)
-        if "$compiler" "${options[@]}" -I "$sources/include" -I "$sources" -x c++-header \
-            -o "$headers/common.h.gch" "$headers/all.h" >/dev/null 2>&1; then
-            compiler="$compiler -include $headers/common.h"
-        fi ;;
-    esac
-    printf '%s\n' "$compiler"
-}
-
-# Lets cargo compile RocksDB as it would for the product, and keeps the archive.
-build_rocksdb_archive() {
-    local dir=$1 out
-    [ ! -f "$dir/librocksdb.a" ] || return 0
-    say "compiling RocksDB once for this machine (about 16 minutes on 2 cores); kept in $dir"
-    mkdir -p "$dir"
-    # The messages name the folder the build script wrote to.
-    out=$(export CXX && CXX=$(rocksdb_compiler "$dir") &&
-        in_root cargo build --locked -p rocksdb --message-format=json-render-diagnostics </dev/null |
-        grep '"reason":"build-script-executed"' | grep 'librocksdb-sys' |
-        sed -n 's/.*"out_dir":"\([^"]*\)".*/\1/p' | tail -n 1) || true
-    [ -f "$out/librocksdb.a" ] || die "cargo built no librocksdb.a (looked in '$out')"
-    rm -rf "$dir/headers"
-    cp "$out/librocksdb.a" "$dir/librocksdb.a.part.$$"
-    mv -f "$dir/librocksdb.a.part.$$" "$dir/librocksdb.a"
-    # The archive is all that is needed of it.
-    find "$out" -name '*.o' -delete 2>/dev/null || true
-}
-
-# --- the binary --------------------------------------------------------------------------------------------------
 
 # build_tidemark [SELECTION...]: builds what cargo is told to (by default only the binary) and sets TIDEMARK_BIN to the
 # binary, and TIDEMARK_S3_SERVER to where the demo's S3 server is if that was selected. Clones share the target folder, so

@@ -28,6 +28,26 @@ impl Blocking {
             Blocking::Threads => finished(in_background(work).await).await,
         }
     }
+
+    /// Runs both and returns their results: at the same time, where there are threads. Blocks its thread. A panic in
+    /// either continues in the caller.
+    pub fn both<A: Send, B>(self, first: impl Fn() -> A + Sync, second: impl FnOnce() -> B) -> (A, B) {
+        if self == Blocking::Inline {
+            return (first(), second());
+        }
+        std::thread::scope(|scope| {
+            let apart = std::thread::Builder::new().spawn_scoped(scope, &first);
+            let second = second();
+            let first = match apart {
+                Ok(apart) => apart
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                // No thread to be had.
+                Err(_) => first(),
+            };
+            (first, second)
+        })
+    }
 }
 
 async fn finished<T>(result: Result<T, JoinError>) -> T {

@@ -154,7 +154,7 @@ fn batches(options: &WorkerOptions, keys: &[usize], value_bytes: usize, rng: &mu
         .max(1);
     let mut change = |key: &usize| {
         let (key, value) = bed::pair(rng, *key, value_bytes);
-        ([&[KEYSPACE], key.as_bytes()].concat(), Some(value))
+        ([&[KEYSPACE], key.as_bytes()].concat(), Some(value.into()))
     };
     let batches = keys.chunks(records);
     batches

@@ -57,7 +57,7 @@ impl StateMachine for Ledger {
 
     /// Deterministic: it looks at nothing but its arguments, so all replicas come to the same state and the same reply.
     /// A transfer that is not covered is a reply. An error is for what this version cannot apply at all.
-    fn apply(&self, lsn: Lsn, command: &[u8], state: &mut Transaction<'_>) -> Result<Bytes, ApplyError> {
+    fn apply(&self, lsn: Lsn, command: &Bytes, state: &mut Transaction<'_>) -> Result<Bytes, ApplyError> {
         let command = serde_json::from_slice(command).map_err(|error| ApplyError::Poison(error.to_string()))?;
         match command {
             Command::Open { accounts, balance } if state.get(&BALANCES, &key(0))?.is_none() => {
@@ -83,8 +83,8 @@ impl StateMachine for Ledger {
 }
 
 /// Big-endian, so that keys lie in the order of their numbers.
-fn key(number: u64) -> [u8; 8] {
-    number.to_be_bytes()
+fn key(number: u64) -> Vec<u8> {
+    number.to_be_bytes().to_vec()
 }
 
 fn balance(state: &Transaction<'_>, account: u64) -> Result<Option<u64>, ApplyError> {

@@ -135,11 +135,8 @@ impl Bucket {
         let engine = RocksEngine::new(&RocksOptions::default())?;
         let store = engine.open(&dir.join("live"))?;
         let changes = Changes::from([
-            (METADATA_KEY.to_vec(), Some(metadata.encode())),
-            (
-                b"\x01key".to_vec(),
-                Some(format!("value at {applied}").into_bytes()),
-            ),
+            (METADATA_KEY.to_vec(), Some(metadata.encode().into())),
+            (b"\x01key".to_vec(), Some(format!("value at {applied}").into())),
         ]);
         store.write(&changes)?;
         let checkpoint = dir.join("checkpoint");

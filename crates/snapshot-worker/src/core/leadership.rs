@@ -4,6 +4,7 @@
 //! is *ignored*. An announcement takes effect iff its epoch is greater than the one in force.
 
 use super::record::{LedBody, Record};
+use bytes::Bytes;
 use snapshot_store::{LeaderEpoch, Leadership};
 
 /// What a replica made of a record; part of the chain hash.
@@ -53,7 +54,7 @@ impl Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict<'a> {
     /// Hand the command to the state machine; accepted.
-    Apply(&'a [u8]),
+    Apply(&'a Bytes),
     /// Accepted, and there is nothing to apply.
     Pass,
     /// Its term is in force from here on; control.

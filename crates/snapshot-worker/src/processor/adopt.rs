@@ -91,7 +91,10 @@ pub(super) fn adopt_state(
 /// Writes the metadata and closes the state again.
 fn write(engine: &dyn StateEngine, dir: &Path, metadata: &StateMetadata) -> Result<(), StateError> {
     let store = engine.open(dir)?;
-    store.write(&Changes::from([(METADATA_KEY.to_vec(), Some(metadata.encode()))]))?;
+    store.write(&Changes::from([(
+        METADATA_KEY.to_vec(),
+        Some(metadata.encode().into()),
+    )]))?;
     store.flush()
 }
 

@@ -318,7 +318,7 @@ impl Task {
             },
             log_bytes: 0,
         };
-        let changes = Changes::from([(METADATA_KEY.to_vec(), Some(metadata.encode()))]);
+        let changes = Changes::from([(METADATA_KEY.to_vec(), Some(metadata.encode().into()))]);
         let created = self.replica.blocking.run(move || {
             let store: Arc<dyn StateStore> = replica.engine.open(&replica.dirs.state())?;
             store.write(&changes)?;

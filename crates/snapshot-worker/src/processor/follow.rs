@@ -259,13 +259,9 @@ impl Task {
         let (store, machine) = (Arc::clone(&local.store), Arc::clone(&self.replica.machine));
         let metadata = local.metadata.clone();
         let skip = self.search.as_ref().and_then(SkipSearch::mark);
-        let work = move || apply_run(&*store, &*machine, metadata, &run, skip);
-        let applied = self
-            .replica
-            .blocking
-            .run(work)
-            .await
-            .map_err(|error| halt_of_state(&error))?;
+        let blocking = self.replica.blocking;
+        let work = move || apply_run(&*store, &*machine, metadata, &run, skip, blocking);
+        let applied = blocking.run(work).await.map_err(|error| halt_of_state(&error))?;
         let poison = applied.poison.clone();
         self.absorb(applied);
         match poison {

@@ -40,7 +40,7 @@ pub trait StateMachine: Send + Sync + 'static {
     /// # Errors
     /// Only when this version cannot apply the command: the partition is blocked at `lsn` then, and nothing of the
     /// command is kept. A command that is understood and refused (a compare-and-set that failed, say) is a reply.
-    fn apply(&self, lsn: Lsn, command: &[u8], state: &mut Transaction<'_>) -> Result<Bytes, ApplyError>;
+    fn apply(&self, lsn: Lsn, command: &Bytes, state: &mut Transaction<'_>) -> Result<Bytes, ApplyError>;
 }
 
 /// Why a command was not applied.
@@ -55,7 +55,7 @@ pub enum ApplyError {
 }
 
 /// Changes by key; `None` deletes.
-pub type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+pub type Changes = BTreeMap<Vec<u8>, Option<Bytes>>;
 
 /// The state as one command sees it: what is stored, under the changes of the batch so far, under its own.
 pub struct Transaction<'a> {
@@ -84,13 +84,13 @@ impl<'a> Transaction<'a> {
     pub fn get(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
         let key = keyspace.stored_key(key);
         match self.own.get(&key).or_else(|| self.batch.get(&key)) {
-            Some(changed) => Ok(changed.clone()),
+            Some(changed) => Ok(changed.as_ref().map(|value| value.to_vec())),
             None => self.store.get(&key),
         }
     }
 
-    /// Sets the value of `key`.
-    pub fn put(&mut self, keyspace: &Keyspace, key: &[u8], value: impl Into<Vec<u8>>) {
+    /// Sets the value of `key`. A value that is a slice of the command's [`Bytes`] is not copied.
+    pub fn put(&mut self, keyspace: &Keyspace, key: &[u8], value: impl Into<Bytes>) {
         self.own.insert(keyspace.stored_key(key), Some(value.into()));
     }
 

@@ -35,8 +35,9 @@ pub fn encode(operation: Operation) -> Bytes {
 
 /// Decodes a command and checks it by the same rules as before it was appended: a command that breaks them was
 /// written by something else, and what it means is not known.
-fn decode(command: &[u8]) -> Result<(Bytes, Option<Bytes>), String> {
-    let command = KvCommand::decode(command).map_err(|error| format!("not a key-value command: {error}"))?;
+fn decode(command: &Bytes) -> Result<(Bytes, Option<Bytes>), String> {
+    let command =
+        KvCommand::decode(command.clone()).map_err(|error| format!("not a key-value command: {error}"))?;
     let operation = command
         .operation
         .ok_or("a key-value command without an operation")?;
@@ -61,7 +62,7 @@ impl StateMachine for KvMachine {
         const { &[PAIRS] }
     }
 
-    fn apply(&self, _lsn: Lsn, command: &[u8], state: &mut Transaction<'_>) -> Result<Bytes, ApplyError> {
+    fn apply(&self, _lsn: Lsn, command: &Bytes, state: &mut Transaction<'_>) -> Result<Bytes, ApplyError> {
         let (key, value) = decode(command).map_err(ApplyError::Poison)?;
         match value {
             Some(value) => state.put(&PAIRS, &key, value),

@@ -217,6 +217,7 @@ mod tests {
         Keyspace,
         store::{digest, read_metadata},
     };
+    use bytes::Bytes;
     use snapshot_store::PairDigest;
     use std::fs;
 
@@ -246,7 +247,7 @@ mod tests {
     fn changes(pairs: &[(&[u8], &[u8])]) -> Changes {
         pairs
             .iter()
-            .map(|(key, value)| (key.to_vec(), Some(value.to_vec())))
+            .map(|(key, value)| (key.to_vec(), Some(Bytes::copy_from_slice(value))))
             .collect()
     }
 

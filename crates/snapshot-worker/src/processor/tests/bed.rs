@@ -65,7 +65,7 @@ impl StateMachine for Machine {
     fn apply(
         &self,
         _: Lsn,
-        command: &[u8],
+        command: &Bytes,
         state: &mut Transaction<'_>,
     ) -> std::result::Result<Bytes, ApplyError> {
         let text = std::str::from_utf8(command).map_err(|error| ApplyError::Poison(error.to_string()))?;

@@ -215,7 +215,7 @@ impl World {
         let mut announced = None;
         match verdict {
             Verdict::Apply(command) => {
-                let number = u32::from_be_bytes(command.try_into().unwrap());
+                let number = u32::from_be_bytes(command[..].try_into().unwrap());
                 self.accepted.entry(number).or_default().push(lsn);
             }
             Verdict::TakeLead { leadership, address } => {

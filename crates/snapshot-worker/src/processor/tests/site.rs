@@ -3,6 +3,7 @@
 use super::bed::{Machine, P0, commands, node, until_active};
 use crate::{
     agent::{CreateSnapshot, ExportEvent, LocalIdentity},
+    blocking::Blocking,
     core::Chain,
     processor::{
         PartitionHandle, RocksEngine, RocksOptions, StateEngine, StateMachine, StateMetadata, Worker,
@@ -272,7 +273,7 @@ impl Site {
         };
         let dir = tempfile::tempdir().unwrap();
         let store = engine().open(&dir.path().join("state")).unwrap();
-        let run = apply_run(&*store, &MACHINE, empty, records, None).unwrap();
+        let run = apply_run(&*store, &MACHINE, empty, records, None, Blocking::Threads).unwrap();
         let (digest, _) = digest(&*store.snapshot(), MACHINE.keyspaces()).unwrap();
         (run.metadata, digest)
     }

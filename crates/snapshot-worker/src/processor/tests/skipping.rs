@@ -302,12 +302,12 @@ impl crate::processor::StateMachine for Tolerant {
     fn apply(
         &self,
         lsn: Lsn,
-        command: &[u8],
+        command: &Bytes,
         state: &mut crate::processor::Transaction<'_>,
     ) -> Result<Bytes, crate::processor::ApplyError> {
-        match command {
+        match &command[..] {
             b"poison" => Ok(Bytes::new()),
-            command => Machine { version: 1 }.apply(lsn, command, state),
+            _ => Machine { version: 1 }.apply(lsn, command, state),
         }
     }
 }

@@ -32,7 +32,7 @@ impl StateMachine for Counting {
         Machine { version: 1 }.keyspaces()
     }
 
-    fn apply(&self, lsn: Lsn, command: &[u8], state: &mut Transaction<'_>) -> Result<Bytes, ApplyError> {
+    fn apply(&self, lsn: Lsn, command: &Bytes, state: &mut Transaction<'_>) -> Result<Bytes, ApplyError> {
         self.0.fetch_add(1, Ordering::SeqCst);
         Machine { version: 1 }.apply(lsn, command, state)
     }
