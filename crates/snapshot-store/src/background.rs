@@ -4,7 +4,7 @@
 //! it takes what the service leaves over instead of standing in its way. On an idle machine it is as fast as any other.
 //! Without this, writes wait behind an export: `docs/adr/0017-background-threads.md` has the figures.
 
-use std::{io, sync::LazyLock, thread::available_parallelism};
+use std::{sync::LazyLock, thread::available_parallelism};
 use tokio::{
     runtime::{Builder, Runtime},
     task::{JoinError, spawn_blocking},
@@ -35,7 +35,7 @@ static THREADS: LazyLock<Option<Runtime>> = LazyLock::new(|| {
 ///
 /// # Errors
 /// When `work` panicked, or the runtime is shutting down.
-pub async fn in_background<T: Send + 'static>(
+pub(crate) async fn in_background<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, JoinError> {
     // A thread of the caller's runtime waits meanwhile: a paused clock stands still for as long as it does.
@@ -44,15 +44,6 @@ pub async fn in_background<T: Send + 'static>(
         None => Ok(work()),
     });
     waiting.await.flatten()
-}
-
-/// The same for work on files.
-pub(crate) async fn files_in_background<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    in_background(work)
-        .await
-        .unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 #[cfg(test)]

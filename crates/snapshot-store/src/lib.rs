@@ -9,11 +9,12 @@
 //! Not here: when a snapshot is due (`snapshot-scheduler`) and what is in its files (`snapshot-worker`).
 
 mod background;
+mod blocking;
 pub mod core;
 pub mod format;
 mod repository;
 pub mod vocabulary;
 
-pub use background::in_background;
+pub use blocking::Blocking;
 pub use repository::*;
 pub use vocabulary::*;

@@ -10,11 +10,10 @@
 //! line in the source tree: `examples/existing-service` (level 1) and `examples/ledger` (level 2).
 
 pub mod agent;
-mod blocking;
 pub mod core;
 mod failpoint;
 pub mod metrics;
 pub mod prelude;
 pub mod processor;
 
-pub use blocking::Blocking;
+pub use snapshot_store::Blocking;

@@ -6,7 +6,7 @@ use integration_tests::{
     store_servers::StoreServer,
 };
 use object_store::{ObjectStore, ObjectStoreExt, local::LocalFileSystem, memory::InMemory, path::Path};
-use snapshot_store::{Entropy, Incremental, Repository, Seams, StoreOptions, SystemClock, TransferOptions};
+use snapshot_store::{Entropy, Incremental, Repository, Seams, StoreOptions, SystemClock};
 use std::{future::Future, panic::AssertUnwindSafe, sync::Arc};
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -119,7 +119,7 @@ impl Subject {
             client: client.into_iter().collect(),
             // Also where it saves nothing: the copies are tested, not their price.
             incremental: Incremental::On,
-            transfer: TransferOptions::default(),
+            ..StoreOptions::default()
         }
     }
 

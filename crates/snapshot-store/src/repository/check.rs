@@ -11,7 +11,6 @@ use super::{
     source::PART_BYTES,
 };
 use crate::{
-    background::files_in_background,
     format::{Keys, Manifest, ManifestFile, PointerEntry},
     vocabulary::{ContentHash, PartitionId},
 };
@@ -198,7 +197,8 @@ impl Repository {
                 hasher.update(&part);
                 Ok(hasher)
             };
-            hasher = files_in_background(hash).await.map_err(|error| {
+            let hashed = self.0.blocking.files_in_background(hash).await;
+            hasher = hashed.map_err(|error| {
                 let source = object_store::Error::Generic {
                     store: "hash",
                     source: Box::new(error),

@@ -17,9 +17,10 @@ use super::{
     error::StoreError,
     limits::Lane,
     local_source::{self, Found},
-    source::{at, blocking},
+    source::at,
 };
 use crate::{
+    Blocking,
     core::{Candidate, plan_reuse},
     format::{Keys, Manifest, ManifestFile, PointerEntry},
     vocabulary::{ContentHash, PartitionId},
@@ -134,12 +135,14 @@ impl Repository {
         };
         progress.total(manifest.bytes_total);
         progress.files(manifest.files.len() as u64);
-        tokio::fs::create_dir_all(dir)
+        let (blocking, created) = (self.0.blocking, dir.to_owned());
+        blocking
+            .files(move || std::fs::create_dir_all(created))
             .await
             .map_err(|source| DownloadError::Local(at(dir, source)))?;
         let missing = match reuse {
             Reuse::Nothing => manifest.files.iter().cloned().map(Missing::unseen).collect(),
-            Reuse::Allowed { sources } => keep_local(&manifest.files, dir, sources, progress)
+            Reuse::Allowed { sources } => keep_local(&manifest.files, dir, sources, blocking, progress)
                 .await
                 .map_err(DownloadError::Local)?,
         };
@@ -168,10 +171,11 @@ async fn keep_local(
     files: &[ManifestFile],
     dir: &Path,
     sources: &[PathBuf],
+    blocking: Blocking,
     progress: &dyn Progress,
 ) -> io::Result<Vec<Missing>> {
     let (target, folders, wanted) = (dir.to_owned(), sources.to_vec(), files.to_vec());
-    let plan = blocking(move || {
+    let plan = move || {
         let listings: Vec<_> = folders
             .iter()
             .map(|folder| local_source::list(folder))
@@ -181,13 +185,21 @@ async fn keep_local(
             local_source::remove(&target.join(name))?;
         }
         Ok(plan)
-    })
-    .await?;
+    };
+    let plan = blocking.files(plan).await?;
 
     let (target, sources): (Arc<Path>, Arc<[PathBuf]>) = (dir.into(), sources.into());
     let searches = files.iter().cloned().zip(plan.candidates);
     let searches: Vec<_> = searches
-        .map(|(file, candidates)| search(file, candidates, Arc::clone(&target), Arc::clone(&sources)))
+        .map(|(file, candidates)| {
+            search(
+                file,
+                candidates,
+                Arc::clone(&target),
+                Arc::clone(&sources),
+                blocking,
+            )
+        })
         .collect();
     let mut searches = stream::iter(searches).buffer_unordered(FILES_AT_ONCE);
     let mut missing = Vec::new();
@@ -216,15 +228,17 @@ async fn search(
     candidates: Vec<Candidate>,
     target: Arc<Path>,
     sources: Arc<[PathBuf]>,
+    blocking: Blocking,
 ) -> io::Result<(ManifestFile, Found)> {
     if candidates.is_empty() {
         return Ok((file, Found::Nowhere));
     }
-    blocking(move || {
-        let found = local_source::find(&file, &candidates, &target, &sources)?;
-        Ok((file, found))
-    })
-    .await
+    blocking
+        .files(move || {
+            let found = local_source::find(&file, &candidates, &target, &sources)?;
+            Ok((file, found))
+        })
+        .await
 }
 
 impl Download<'_> {
@@ -261,7 +275,9 @@ impl Download<'_> {
         }
         drop(downloads);
         let folder = self.dir.to_owned();
-        blocking(move || File::open(folder)?.sync_all())
+        let blocking = self.repository.0.blocking;
+        blocking
+            .files(move || File::open(folder)?.sync_all())
             .await
             .map_err(|source| DownloadError::Local(at(self.dir, source)))?;
         Ok(self.manifest)
@@ -277,7 +293,8 @@ impl Download<'_> {
         if let Some(source) = missing.copy_from.clone() {
             let target = path.clone();
             // Whatever goes wrong with a local copy, the store has the file.
-            let copied = blocking(move || local_source::copy(&source, &target)).await;
+            let blocking = self.repository.0.blocking;
+            let copied = blocking.files(move || local_source::copy(&source, &target)).await;
             if copied.is_ok_and(|found| found == missing.file.hash) {
                 progress.linked(missing.file.bytes);
                 return Ok(None);
@@ -294,8 +311,9 @@ impl Download<'_> {
         progress: &dyn Progress,
     ) -> Result<Option<Anomaly>, DownloadError> {
         let key = Keys::file(self.manifest.partition, &self.entry.path, &file.name);
-        let created = path.clone();
-        let mut sink = blocking(move || local_source::create(&created))
+        let (blocking, created) = (self.repository.0.blocking, path.clone());
+        let mut sink = blocking
+            .files(move || local_source::create(&created))
             .await
             .map_err(DownloadError::Local)?;
         let mut hasher = blake3::Hasher::new();
@@ -310,7 +328,7 @@ impl Download<'_> {
             };
             let part_bytes = part.len() as u64;
             let write = async {
-                let written = blocking(move || {
+                let written = blocking.files(move || {
                     hasher.update(&part);
                     sink.write_all(&part)?;
                     Ok((sink, hasher))
@@ -324,7 +342,8 @@ impl Download<'_> {
             progress.advanced(part_bytes);
             next = following;
         }
-        blocking(move || sink.sync_all())
+        blocking
+            .files(move || sink.sync_all())
             .await
             .map_err(|source| DownloadError::Local(at(&path, source)))?;
         let found = ContentHash::from(hasher.finalize());

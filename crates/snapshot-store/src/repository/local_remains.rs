@@ -4,12 +4,8 @@
 //! `#N` file, and possibly a folder with nothing else in it; listings hide both. Here they are found, and removed
 //! together with a directory that is deleted. Nothing else is ever removed.
 
-use super::{
-    error::StoreError,
-    source::{at, blocking},
-    survey::StoredSize,
-};
-use crate::format::SnapshotDirectory;
+use super::{error::StoreError, source::at, survey::StoredSize};
+use crate::{Blocking, format::SnapshotDirectory};
 use std::{
     collections::BTreeMap,
     fs,
@@ -26,8 +22,11 @@ pub(super) struct Part {
 
 /// Returns every snapshot directory in a partition's `folder` with the unfinished files in it; of many there are
 /// none. A folder that does not exist has no directories.
-pub(super) async fn below(folder: PathBuf) -> io::Result<BTreeMap<SnapshotDirectory, Vec<Part>>> {
-    blocking(move || {
+pub(super) async fn below(
+    folder: PathBuf,
+    blocking: Blocking,
+) -> io::Result<BTreeMap<SnapshotDirectory, Vec<Part>>> {
+    let look = move || {
         let mut found = BTreeMap::new();
         for entry in entries(&folder)? {
             let name = entry.file_name();
@@ -39,14 +38,14 @@ pub(super) async fn below(folder: PathBuf) -> io::Result<BTreeMap<SnapshotDirect
             }
         }
         Ok(found)
-    })
-    .await
+    };
+    blocking.files(look).await
 }
 
 /// Removes the unfinished files in `folder`, a snapshot directory, and the folder itself if nothing else is in it.
 /// Returns what was removed.
-pub(super) async fn remove(folder: PathBuf) -> io::Result<StoredSize> {
-    blocking(move || {
+pub(super) async fn remove(folder: PathBuf, blocking: Blocking) -> io::Result<StoredSize> {
+    let remove = move || {
         let mut removed = StoredSize::default();
         for part in parts_in(&folder)? {
             match fs::remove_file(&part.path) {
@@ -62,8 +61,8 @@ pub(super) async fn remove(folder: PathBuf) -> io::Result<StoredSize> {
             }
             Err(error) => Err(at(&folder, error)),
         }
-    })
-    .await
+    };
+    blocking.files(remove).await
 }
 
 /// Says of the local disk what is said of a store.
@@ -138,14 +137,17 @@ mod tests {
         fs::write(folder.join("notes"), b"1").unwrap();
         fs::create_dir(dir.path().join("notes")).unwrap();
 
-        let found = below(dir.path().to_owned()).await.unwrap();
+        let found = below(dir.path().to_owned(), Blocking::Threads).await.unwrap();
         assert_eq!(found.values().map(Vec::len).collect::<Vec<_>>(), [1]);
         let five = StoredSize { objects: 1, bytes: 5 };
-        assert_eq!(remove(folder.clone()).await.unwrap(), five);
+        assert_eq!(remove(folder.clone(), Blocking::Threads).await.unwrap(), five);
         assert!(folder.join("notes").exists());
         fs::remove_file(folder.join("notes")).unwrap();
-        assert_eq!(remove(folder.clone()).await.unwrap(), StoredSize::default());
+        assert_eq!(
+            remove(folder.clone(), Blocking::Threads).await.unwrap(),
+            StoredSize::default()
+        );
         assert!(!folder.exists());
-        assert!(below(folder).await.unwrap().is_empty());
+        assert!(below(folder, Blocking::Threads).await.unwrap().is_empty());
     }
 }

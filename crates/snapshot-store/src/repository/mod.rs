@@ -69,7 +69,7 @@ pub use survey::{BaseSurvey, DirectoryState, StoredSize, Survey, SurveyedDirecto
 pub use sweep::{SweepMode, SweepReport};
 pub use verify::{CheckLevel, PartitionCheck};
 
-use crate::vocabulary::Seams;
+use crate::{Blocking, vocabulary::Seams};
 use limits::Limits;
 use object_store::{ObjectStore, UpdateVersion, path::Path};
 use open::Opened;
@@ -91,6 +91,8 @@ struct Inner {
     limits: Limits,
     /// Whether uploads copy what an earlier snapshot holds.
     incremental: bool,
+    /// Where files are read, written and hashed.
+    blocking: Blocking,
     /// Set once this process has seen that the store can be trusted with conditional writes.
     capable: OnceCell<()>,
     /// Set once this process has seen that it may delete.
@@ -162,6 +164,7 @@ impl Repository {
             seams,
             limits: Limits::new(&options.transfer),
             incremental,
+            blocking: options.blocking,
             capable: OnceCell::new(),
             deletable: OnceCell::new(),
         }))

@@ -1,5 +1,6 @@
 //! How a store is reached, and how much of it one process may use at once.
 
+use crate::Blocking;
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 /// How a repository is opened. The default is right for a store whose usual environment variables are set.
@@ -13,6 +14,8 @@ pub struct StoreOptions {
     pub transfer: TransferOptions,
     /// Whether a snapshot reuses the files of those before it.
     pub incremental: Incremental,
+    /// Where files are read, written and hashed.
+    pub blocking: Blocking,
 }
 
 impl StoreOptions {
@@ -32,6 +35,7 @@ impl fmt::Debug for StoreOptions {
             .field("client", &self.client.keys().collect::<Vec<_>>())
             .field("transfer", &self.transfer)
             .field("incremental", &self.incremental)
+            .field("blocking", &self.blocking)
             .finish()
     }
 }

@@ -275,7 +275,9 @@ impl Repository {
             Examined::Wanted(reusable) => reusable,
         };
         let directory = format!("{}/{}", upload.partition, upload.directory());
-        let files = list_files(&upload.dir).await.map_err(PublishError::Local)?;
+        let files = list_files(&upload.dir, self.0.blocking)
+            .await
+            .map_err(PublishError::Local)?;
         progress.total(files.iter().map(|file| file.bytes).sum());
         let plan = UploadPlan {
             directory: &directory,

@@ -11,7 +11,7 @@ use super::{
     limits::{Lane, Limits, Permit},
     read::is_file_name,
 };
-use crate::{background::files_in_background, format::ManifestFile, vocabulary::ContentHash};
+use crate::{Blocking, format::ManifestFile, vocabulary::ContentHash};
 use bytes::Bytes;
 use std::{
     fs::File,
@@ -44,6 +44,8 @@ pub(super) struct SourceFile {
     pub(super) name: String,
     pub(super) bytes: u64,
     place: Place,
+    /// Where it is read and hashed.
+    blocking: Blocking,
 }
 
 #[derive(Clone, Debug)]
@@ -70,8 +72,8 @@ pub(super) struct Admitted<'a> {
 ///
 /// # Errors
 /// When the folder cannot be read, or holds what cannot be part of a snapshot; the error names it.
-pub(super) async fn list_files(dir: &Path) -> io::Result<Vec<SourceFile>> {
-    let list = |dir: PathBuf| -> io::Result<Vec<SourceFile>> {
+pub(super) async fn list_files(dir: &Path, blocking: Blocking) -> io::Result<Vec<SourceFile>> {
+    let list = move |dir: PathBuf| -> io::Result<Vec<SourceFile>> {
         let mut files = Vec::new();
         for entry in std::fs::read_dir(dir)? {
             let entry = entry?;
@@ -85,13 +87,15 @@ pub(super) async fn list_files(dir: &Path) -> io::Result<Vec<SourceFile>> {
                 name,
                 bytes: metadata.len(),
                 place: Place::Local(entry.path()),
+                blocking,
             });
         }
         files.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(files)
     };
     let owned = dir.to_owned();
-    blocking(move || list(owned))
+    blocking
+        .files(move || list(owned))
         .await
         .map_err(|source| at(dir, source))
 }
@@ -99,15 +103,6 @@ pub(super) async fn list_files(dir: &Path) -> io::Result<Vec<SourceFile>> {
 /// Names the file in an error.
 pub(super) fn at(path: &Path, source: io::Error) -> io::Error {
     io::Error::new(source.kind(), format!("{}: {source}", path.display()))
-}
-
-/// Runs something that waits for the local disk, or computes for long, and that somebody waits for.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 impl SourceFile {
@@ -121,6 +116,7 @@ impl SourceFile {
                 key,
                 hash: file.hash,
             }),
+            blocking: repository.0.blocking,
         }
     }
 
@@ -136,7 +132,8 @@ impl SourceFile {
             hasher.update_reader(File::open(read)?)?;
             Ok(hasher.finalize().into())
         };
-        files_in_background(hash)
+        self.blocking
+            .files_in_background(hash)
             .await
             .map_err(|source| SourceFault::Local(at(&path, source)))
     }
@@ -171,7 +168,7 @@ impl SourceFile {
         let input = match &self.place {
             Place::Local(path) => {
                 let (opened, shown) = (path.clone(), path.clone());
-                let file = blocking(move || File::open(opened)).await;
+                let file = self.blocking.files(move || File::open(opened)).await;
                 let file = file.map_err(|source| SourceFault::Local(at(&shown, source)))?;
                 Input::Local(file, shown)
             }
@@ -182,6 +179,7 @@ impl SourceFile {
             remaining: self.bytes,
             part_bytes: PART_BYTES.max(self.bytes.div_ceil(PARTS_MAX)),
             input: Some((input, blake3::Hasher::new())),
+            blocking: self.blocking,
         })
     }
 }
@@ -193,6 +191,7 @@ pub(super) struct PartReader {
     part_bytes: u64,
     /// Empty only while a part is being read, and after that failed.
     input: Option<(Input, blake3::Hasher)>,
+    blocking: Blocking,
 }
 
 enum Input {
@@ -234,7 +233,7 @@ impl PartReader {
                     hasher.update(&part);
                     Ok((file, hasher, Bytes::from(part)))
                 };
-                let read = files_in_background(read).await;
+                let read = self.blocking.files_in_background(read).await;
                 let (file, hasher, part) = read.map_err(|source| SourceFault::Local(at(&path, source)))?;
                 (Input::Local(file, path), hasher, part)
             }
@@ -245,7 +244,8 @@ impl PartReader {
                     hasher.update(&hashed);
                     Ok(hasher)
                 };
-                let hasher = files_in_background(hash).await.map_err(SourceFault::Local)?;
+                let hashed = self.blocking.files_in_background(hash).await;
+                let hasher = hashed.map_err(SourceFault::Local)?;
                 (Input::Stored(stored), hasher, part)
             }
         };

@@ -353,7 +353,7 @@ impl Repository {
         }
         if let Some(folder) = &self.0.folder {
             let folder = folder.join(&prefix);
-            let remains = local_remains::below(folder)
+            let remains = local_remains::below(folder, self.0.blocking)
                 .await
                 .map_err(|source| local_remains::store_error("list", &prefix, source))?;
             for (directory, parts) in remains {

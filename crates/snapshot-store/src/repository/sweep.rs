@@ -147,7 +147,7 @@ impl Repository {
         }
         if let Some(folder) = &self.0.folder {
             let key = format!("{partition}/{directory}");
-            let removed = local_remains::remove(folder.join(&key))
+            let removed = local_remains::remove(folder.join(&key), self.0.blocking)
                 .await
                 .map_err(|source| local_remains::store_error("delete", &key, source))?;
             freed += removed;

@@ -7,7 +7,7 @@ use super::{
     store::{StateError, StateStore},
 };
 use crate::{
-    blocking::Blocking,
+    Blocking,
     core::{Outcome, PoisonRecord, Record, RecordError, Verdict, judge},
     failpoint,
 };

@@ -100,6 +100,7 @@ impl StoreSection {
                 IncrementalChoice::On => Incremental::On,
                 IncrementalChoice::Off => Incremental::Off,
             },
+            ..StoreOptions::default()
         }
     }
 

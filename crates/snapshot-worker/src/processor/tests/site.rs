@@ -2,8 +2,8 @@
 
 use super::bed::{Machine, P0, commands, node, until_active};
 use crate::{
+    Blocking,
     agent::{CreateSnapshot, ExportEvent, LocalIdentity},
-    blocking::Blocking,
     core::Chain,
     processor::{
         PartitionHandle, RocksEngine, RocksOptions, StateEngine, StateMachine, StateMetadata, Worker,

@@ -1,12 +1,15 @@
-//! Where work that blocks a thread (files, RocksDB) runs: a seam, because a simulation has one thread.
+//! Where work that blocks a thread (hashing, local files, a host's database) runs: a seam, because a simulation has one
+//! thread.
 
-use snapshot_store::in_background;
+use crate::background::in_background;
+use std::io;
 use tokio::task::JoinError;
 
 /// How blocking work is run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Blocking {
     /// On the runtime's blocking threads.
+    #[default]
     Threads,
     /// On the calling thread; for simulations.
     Inline,
@@ -48,6 +51,32 @@ impl Blocking {
             (first, second)
         })
     }
+
+    /// Runs work on files that somebody waits for. A panic in `work` is an error.
+    pub(crate) async fn files<T: Send + 'static>(
+        self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        match self {
+            Blocking::Inline => work(),
+            Blocking::Threads => joined(tokio::task::spawn_blocking(work).await),
+        }
+    }
+
+    /// The same for work that is not urgent.
+    pub(crate) async fn files_in_background<T: Send + 'static>(
+        self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        match self {
+            Blocking::Inline => work(),
+            Blocking::Threads => joined(in_background(work).await),
+        }
+    }
+}
+
+fn joined<T>(result: Result<io::Result<T>, JoinError>) -> io::Result<T> {
+    result.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 async fn finished<T>(result: Result<T, JoinError>) -> T {
@@ -58,5 +87,29 @@ async fn finished<T>(result: Result<T, JoinError>) -> T {
             // The runtime is shutting down: nobody will look at the result any more.
             Err(_) => std::future::pending().await,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    #[tokio::test]
+    async fn inline_work_runs_on_the_calling_thread_and_other_work_does_not() {
+        let here = thread::current().id();
+        let place = || thread::current().id();
+        let found = [
+            Blocking::Inline.run(place).await,
+            Blocking::Inline.run_in_background(place).await,
+            Blocking::Inline.files(move || Ok(place())).await.unwrap(),
+            Blocking::Inline
+                .files_in_background(move || Ok(place()))
+                .await
+                .unwrap(),
+        ];
+        assert_eq!(found, [here; 4]);
+        assert_ne!(Blocking::Threads.run(place).await, here);
+        assert_ne!(Blocking::Threads.run_in_background(place).await, here);
     }
 }

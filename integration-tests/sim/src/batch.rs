@@ -1,0 +1,88 @@
+//! Many runs, each in a process of its own: the randomness of a process is used up by its run.
+
+use crate::report::Report;
+use anyhow::Context as _;
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    process::Command,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
+
+/// Runs `seeds`, as many at once as there are processors, with `program` (the `sim-seed` binary). Calls `each` as
+/// reports arrive; returns them in the order of the seeds.
+///
+/// # Errors
+/// When a process cannot be started or says nothing that can be understood.
+pub fn run(
+    program: &Path,
+    seeds: &[u64],
+    storm_seconds: u64,
+    each: impl Fn(&Report) + Sync,
+) -> anyhow::Result<Vec<Report>> {
+    let next = AtomicUsize::new(0);
+    let work = || -> anyhow::Result<Vec<(usize, Report)>> {
+        let mut reports = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(seed) = seeds.get(at) else {
+                return Ok(reports);
+            };
+            let report = run_one(program, *seed, storm_seconds)?;
+            each(&report);
+            reports.push((at, report));
+        }
+    };
+    let at_once = thread::available_parallelism().map_or(1, usize::from);
+    let found = thread::scope(|scope| {
+        let threads: Vec<_> = (0..at_once).map(|_| scope.spawn(work)).collect();
+        let joined = threads.into_iter().map(|thread| {
+            let found = thread.join().map_err(|_| anyhow::anyhow!("a thread panicked"));
+            found.and_then(|found| found)
+        });
+        joined.collect::<anyhow::Result<Vec<_>>>()
+    })?;
+    let mut reports: Vec<(usize, Report)> = found.into_iter().flatten().collect();
+    reports.sort_by_key(|(at, _)| *at);
+    Ok(reports.into_iter().map(|(_, report)| report).collect())
+}
+
+/// Runs one seed.
+///
+/// # Errors
+/// When the process cannot be started or says nothing that can be understood.
+pub fn run_one(program: &Path, seed: u64, storm_seconds: u64) -> anyhow::Result<Report> {
+    let output = Command::new(program)
+        .arg(seed.to_string())
+        .args(["--storm-seconds", &storm_seconds.to_string()])
+        .output()
+        .with_context(|| format!("{} cannot be started", program.display()))?;
+    serde_json::from_slice(&output.stdout).with_context(|| {
+        format!(
+            "seed {seed} made no report; replay it with `just sim-replay {seed}`: {}",
+            String::from_utf8_lossy(&output.stderr)
+        )
+    })
+}
+
+/// Adds the counters of all reports.
+pub fn totals(reports: &[Report]) -> BTreeMap<String, u64> {
+    let mut totals = BTreeMap::new();
+    for (name, count) in reports.iter().flat_map(|report| &report.counters) {
+        *totals.entry(name.clone()).or_default() += count;
+    }
+    totals
+}
+
+/// Says what went wrong in a run, and how to see it again; empty for a good one.
+pub fn verdict(report: &Report) -> String {
+    let mut text = String::new();
+    for violation in &report.violations {
+        text += &format!("seed {}: {violation}\n", report.seed);
+    }
+    if !text.is_empty() {
+        text += &format!("replay it with: just sim-replay {}\n", report.seed);
+    }
+    text
+}

@@ -1,0 +1,377 @@
+//! The rules that must never break, checked after every change of the store and every trim.
+//!
+//! It looks at the store and the log as they are, past all faults. What it finds wrong it keeps until somebody takes it.
+
+use crate::truth::Truth;
+use bytes::Bytes;
+use futures::FutureExt;
+use object_store::{ObjectStore, ObjectStoreExt, memory::InMemory, path::Path};
+use partition_log::{Log, memory::MemoryLog};
+use snapshot_store::{
+    ContentHash, Lsn, PartitionId, SnapshotId,
+    format::{Certificate, ClusterRecord, Keys, Manifest, Pointer, PointerEntry, SnapshotDirectory, Stored},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+/// A write that its client was told is safe.
+#[derive(Clone, Debug)]
+pub(crate) struct Acknowledged {
+    pub(crate) partition: PartitionId,
+    pub(crate) key: Bytes,
+    pub(crate) value: Bytes,
+}
+
+/// A snapshot that was complete and right when the pointer began to name it.
+struct Published {
+    lsn: Lsn,
+    generation: u64,
+    /// Its objects with the version they had.
+    objects: BTreeMap<Path, Option<String>>,
+}
+
+/// What is known of one partition.
+struct Partition {
+    truth: Truth,
+    highest: Option<(u64, Lsn)>,
+    published: BTreeMap<SnapshotId, Published>,
+    trim_point: Lsn,
+}
+
+/// Looks at store and log, past all faults.
+pub(crate) struct Oracle {
+    raw: Arc<InMemory>,
+    log: MemoryLog,
+    partitions: BTreeMap<PartitionId, Partition>,
+    acknowledged: Vec<Acknowledged>,
+    violations: Vec<String>,
+    /// Partitions that lost objects of one snapshot already: two restorable snapshots bear one loss.
+    damaged: BTreeSet<PartitionId>,
+}
+
+impl Oracle {
+    pub(crate) fn new(raw: Arc<InMemory>, log: MemoryLog, cluster: &ClusterRecord) -> Self {
+        let partition = |(id, incarnation): (&PartitionId, &snapshot_store::Incarnation)| {
+            let known = Partition {
+                truth: Truth::new(cluster.cluster.fingerprint, *incarnation),
+                highest: None,
+                published: BTreeMap::new(),
+                trim_point: Lsn::ZERO,
+            };
+            (*id, known)
+        };
+        Oracle {
+            raw,
+            log,
+            partitions: cluster.incarnations.iter().map(partition).collect(),
+            acknowledged: Vec::new(),
+            violations: Vec::new(),
+            damaged: BTreeSet::new(),
+        }
+    }
+
+    pub(crate) fn raw(&self) -> &Arc<InMemory> {
+        &self.raw
+    }
+
+    pub(crate) fn log(&self) -> &MemoryLog {
+        &self.log
+    }
+
+    pub(crate) fn take_violations(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.violations)
+    }
+
+    pub(crate) fn truth(&mut self, partition: PartitionId) -> Option<&mut Truth> {
+        self.partitions.get_mut(&partition).map(|known| &mut known.truth)
+    }
+
+    fn get(&self, path: &Path) -> Option<(Bytes, Option<String>)> {
+        let found = self.raw.get(path).now_or_never()?.ok()?;
+        let version = found.meta.e_tag.clone();
+        Some((found.bytes().now_or_never()?.ok()?, version))
+    }
+
+    fn version(&self, path: &Path) -> Option<Option<String>> {
+        Some(self.raw.head(path).now_or_never()?.ok()?.e_tag)
+    }
+
+    pub(crate) fn pointer(&self, partition: PartitionId) -> Option<Pointer> {
+        let key = Keys::pointer(partition);
+        Pointer::decode(&key, &self.get(&Path::from(key.as_str()))?.0).ok()
+    }
+
+    pub(crate) fn certificate(&self, partition: PartitionId) -> Option<Certificate> {
+        let key = Keys::certificate(partition);
+        Certificate::decode(&key, &self.get(&Path::from(key.as_str()))?.0).ok()
+    }
+
+    /// Rule 5, for what the product is about to write, whatever is there.
+    pub(crate) fn before_overwrite(&mut self, path: &Path, content: &[u8]) {
+        let immutable = snapshot_directory(path).is_some();
+        if immutable && self.get(path).is_some_and(|(bytes, _)| bytes != content) {
+            self.violations
+                .push(format!("rule 5: {path} is immutable and was written again"));
+        }
+    }
+
+    /// Rule 5, for what the product is about to delete.
+    pub(crate) fn before_delete(&mut self, path: &Path) {
+        let Some((partition, directory)) = snapshot_directory(path) else {
+            return;
+        };
+        let named = self.pointer(partition);
+        let Some(pointer) = named else {
+            self.violations
+                .push(format!("rule 5: {path} was deleted without a pointer"));
+            return;
+        };
+        let place = (directory.generation, directory.lsn);
+        let latest = pointer
+            .latest()
+            .map(|entry| (entry.incarnation.generation, entry.lsn));
+        let retained = pointer
+            .snapshots
+            .iter()
+            .any(|entry| entry.snapshot_id == directory.snapshot_id);
+        if retained || latest.is_none_or(|latest| place >= latest) {
+            self.violations.push(format!(
+                "rule 5: {path} was deleted, the pointer's latest is {latest:?}"
+            ));
+        }
+        let certified = self.certificate(partition).is_some_and(|certificate| {
+            !certificate.names(directory.snapshot_id)
+                && directory.lsn < certificate.up_to
+                && certificate
+                    .oldest_lsn()
+                    .is_some_and(|oldest| directory.lsn < oldest)
+        });
+        if !certified {
+            self.violations.push(format!(
+                "rule 5: {path} was deleted, and no certificate is above it"
+            ));
+        }
+    }
+
+    /// Rules 1 to 3, after an object was written or deleted, or after it was damaged.
+    pub(crate) fn after_write(&mut self, path: &Path) {
+        let Some(partition) = partition_of(path) else {
+            return;
+        };
+        if path.as_ref() == Keys::pointer(partition) {
+            self.check_pointer(partition);
+        }
+        self.check_cover(partition);
+    }
+
+    /// Rule 1, after a trim took place.
+    pub(crate) fn after_trim(&mut self, partition: PartitionId) -> Lsn {
+        let info = self.log.info(partition).now_or_never();
+        let trim_point = info
+            .and_then(Result::ok)
+            .map_or(Lsn::ZERO, |info| info.trim_point);
+        if let Some(known) = self.partitions.get_mut(&partition) {
+            known.trim_point = trim_point;
+        }
+        self.check_cover(partition);
+        trim_point
+    }
+
+    pub(crate) fn trim_point(&self, partition: PartitionId) -> Lsn {
+        self.partitions
+            .get(&partition)
+            .map_or(Lsn::ZERO, |known| known.trim_point)
+    }
+
+    fn check_pointer(&mut self, partition: PartitionId) {
+        let Some(pointer) = self.pointer(partition) else {
+            self.violations.push(format!(
+                "rule 2: the pointer of partition {partition} is gone or unreadable"
+            ));
+            return;
+        };
+        let latest = pointer
+            .latest()
+            .map(|entry| (entry.incarnation.generation, entry.lsn));
+        let Some(known) = self.partitions.get_mut(&partition) else {
+            return;
+        };
+        if latest < known.highest {
+            self.violations.push(format!(
+                "rule 2: the pointer of partition {partition} went back from {:?} to {latest:?}",
+                known.highest
+            ));
+        }
+        known.highest = latest.max(known.highest);
+        for entry in &pointer.snapshots {
+            let is_new = self
+                .partitions
+                .get(&partition)
+                .is_some_and(|known| !known.published.contains_key(&entry.snapshot_id));
+            if is_new {
+                self.check_published(partition, entry);
+            }
+        }
+    }
+
+    /// Rules 2 and 3: what the pointer begins to name is complete, and is the state that the log amounts to.
+    fn check_published(&mut self, partition: PartitionId, entry: &PointerEntry) {
+        let shown = format!(
+            "snapshot {} of partition {partition} at {}",
+            entry.snapshot_id, entry.lsn
+        );
+        let objects = match self.complete(partition, entry) {
+            Ok((manifest, objects)) => {
+                let truth = self.truth(partition).and_then(|truth| truth.at(entry.lsn));
+                let right = truth.is_some_and(|truth| {
+                    manifest.chain_hash() == Some(truth.chain)
+                        && manifest.state_digest == Some(truth.digest())
+                });
+                if !right {
+                    self.violations
+                        .push(format!("rule 3: {shown} is not what the log amounts to"));
+                }
+                objects
+            }
+            Err(what) => {
+                self.violations
+                    .push(format!("rule 2: {shown} was published incomplete: {what}"));
+                BTreeMap::new()
+            }
+        };
+        let published = Published {
+            lsn: entry.lsn,
+            generation: entry.incarnation.generation,
+            objects,
+        };
+        if let Some(known) = self.partitions.get_mut(&partition) {
+            known.published.insert(entry.snapshot_id, published);
+        }
+    }
+
+    #[expect(clippy::type_complexity, reason = "it is taken apart at once")]
+    fn complete(
+        &self,
+        partition: PartitionId,
+        entry: &PointerEntry,
+    ) -> Result<(Manifest, BTreeMap<Path, Option<String>>), String> {
+        let key = Keys::manifest(partition, &entry.path);
+        let path = Path::from(key.as_str());
+        let (bytes, version) = self.get(&path).ok_or("it has no manifest")?;
+        if ContentHash::of(&bytes) != entry.manifest_hash {
+            return Err("its manifest is another one".to_owned());
+        }
+        let manifest = Manifest::decode(&key, &bytes).map_err(|error| error.to_string())?;
+        let mut objects = BTreeMap::from([(path, version)]);
+        for file in &manifest.files {
+            let path = Path::from(Keys::file(partition, &entry.path, &file.name));
+            let (bytes, version) = self.get(&path).ok_or_else(|| format!("{path} is missing"))?;
+            if bytes.len() as u64 != file.bytes || ContentHash::of(&bytes) != file.hash {
+                return Err(format!("{path} has another content"));
+            }
+            objects.insert(path, version);
+        }
+        Ok((manifest, objects))
+    }
+
+    /// Rule 1: something that can be restored covers what was trimmed.
+    fn check_cover(&mut self, partition: PartitionId) {
+        let trim_point = self.trim_point(partition);
+        if trim_point == Lsn::ZERO {
+            return;
+        }
+        let pointer = self.pointer(partition);
+        let Some(known) = self.partitions.get(&partition) else {
+            return;
+        };
+        let covers = |entry: &PointerEntry| {
+            known.published.get(&entry.snapshot_id).is_some_and(|published| {
+                published.lsn >= trim_point
+                    && published.generation == known.truth.incarnation.generation
+                    && !published.objects.is_empty()
+                    && self.is_intact(published)
+            })
+        };
+        if !pointer.is_some_and(|pointer| pointer.snapshots.iter().any(covers)) {
+            self.violations.push(format!(
+                "rule 1: partition {partition} is trimmed to {trim_point}, and nothing that can be restored covers that"
+            ));
+        }
+    }
+
+    fn is_intact(&self, published: &Published) -> bool {
+        published
+            .objects
+            .iter()
+            .all(|(path, version)| self.version(path).as_ref() == Some(version))
+    }
+
+    /// Returns the objects of one of the two newest snapshots of a partition that has lost none so far: what a fault may
+    /// take away. `pick` draws a number below its argument.
+    pub(crate) fn choose_victim(
+        &mut self,
+        partition: PartitionId,
+        pick: impl FnOnce(usize) -> usize,
+    ) -> Option<Vec<Path>> {
+        if self.damaged.contains(&partition) {
+            return None;
+        }
+        let pointer = self.pointer(partition)?;
+        if pointer.snapshots.len() < 2 {
+            return None;
+        }
+        let entry = &pointer.snapshots[pick(2)];
+        let published = self
+            .partitions
+            .get(&partition)?
+            .published
+            .get(&entry.snapshot_id)?;
+        let objects = published.objects.keys().cloned().collect();
+        self.damaged.insert(partition);
+        Some(objects)
+    }
+
+    /// Rule 4, at the moment of the promise: the record is in the log, and the leader that wrote it led.
+    pub(crate) fn acknowledge(&mut self, write: Acknowledged, lsn: Lsn) {
+        let truth = self.truth(write.partition).and_then(|truth| truth.at(lsn));
+        if truth.and_then(|truth| truth.get(&write.key).cloned()).as_ref() != Some(&write.value) {
+            self.violations.push(format!(
+                "rule 4: a write to partition {} was acknowledged at {lsn}, where the log does not have it",
+                write.partition
+            ));
+        }
+        self.acknowledged.push(write);
+    }
+
+    /// Rule 4, in the end: returns how many acknowledged writes there are, all of which must be there.
+    pub(crate) fn check_acknowledged(&mut self) -> usize {
+        let writes = std::mem::take(&mut self.acknowledged);
+        let mut ends = BTreeMap::new();
+        for (id, known) in &mut self.partitions {
+            let last = known.truth.last();
+            ends.insert(*id, known.truth.at(last));
+        }
+        for write in &writes {
+            let end = ends.get(&write.partition).and_then(Option::as_ref);
+            if end.and_then(|end| end.get(&write.key)) != Some(&write.value) {
+                self.violations.push(format!(
+                    "rule 4: partition {} lost an acknowledged write of key {}",
+                    write.partition,
+                    String::from_utf8_lossy(&write.key)
+                ));
+            }
+        }
+        writes.len()
+    }
+}
+
+fn partition_of(path: &Path) -> Option<PartitionId> {
+    path.as_ref().split('/').next()?.parse().ok()
+}
+
+fn snapshot_directory(path: &Path) -> Option<(PartitionId, SnapshotDirectory)> {
+    let directory = path.as_ref().split('/').nth(1)?.parse().ok()?;
+    Some((partition_of(path)?, directory))
+}

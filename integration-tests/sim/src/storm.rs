@@ -1,0 +1,462 @@
+//! One run: a cluster is founded, a storm passes over it, and in the calm afterwards it must be well again.
+
+use crate::{
+    client,
+    counters::Counters,
+    nodes,
+    oracle::Oracle,
+    plan::{FaultClass, Plan},
+    report::Report,
+    sim_store::SimStore,
+    world::World,
+};
+use futures::FutureExt;
+use object_store::{ObjectStoreExt, memory::InMemory, path::Path};
+use partition_log::{LogAdmin, Registration, memory::MemoryLog};
+use snapshot_store::{
+    ClusterSpec, Entropy, Lsn, ManualClock, PartitionId, Repository, Seams, Timestamp,
+    format::{ClusterRecord, KeyHash},
+};
+use snapshot_worker::core::PartitionState;
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use turmoil::Sim;
+
+/// How often faults are drawn.
+const DRAW_MS: u64 = 100;
+/// How often all replicas are compared with the log during the storm.
+const COMPARE_MS: u64 = 2000;
+/// How long clients go on writing in the calm, at least.
+const CALM_WRITES: Duration = Duration::from_secs(12);
+/// How long the calm may take until everything is well.
+const CALM_MAX: Duration = Duration::from_secs(150);
+/// How many simulated clients write.
+const CLIENTS: usize = 2;
+
+/// Panics of this process; a run without a panic is not enough for a good one, but with one it is a bad one.
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+/// How a run is made.
+pub struct Options {
+    /// How long the storm lasts.
+    pub storm: Duration,
+    /// Folder of the nodes' disks; a file system in memory is fast.
+    pub disks: PathBuf,
+    /// Where the trace goes.
+    pub trace: Option<Box<dyn Write + Send>>,
+}
+
+/// What is wrong at the moment, from outside.
+type Down = BTreeMap<String, Duration>;
+
+struct Storm<'a> {
+    world: World,
+    sim: Sim<'a>,
+    down: Down,
+    /// Links that are broken, until when.
+    links: Vec<(String, String, Link, Duration)>,
+    now: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    Held,
+    Lost,
+    OneWay,
+    Slow,
+}
+
+/// Founds the cluster: what `cluster init` does, without faults.
+fn found(plan: &Plan) -> anyhow::Result<(Arc<InMemory>, MemoryLog, ClusterRecord)> {
+    let (raw, log) = (Arc::new(InMemory::new()), MemoryLog::new());
+    let seams = Seams {
+        clock: Arc::new(ManualClock::at(Timestamp::from_millis(1_699_999_999_000))),
+        entropy: Entropy::seeded(plan.seed),
+    };
+    let repository = Repository::with_store(raw.clone(), Path::default(), seams);
+    let spec = ClusterSpec {
+        name: "simulated".to_owned(),
+        partitions: plan.partitions,
+        key_hash: KeyHash::Blake3Mod,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()?;
+    let record = runtime.block_on(async {
+        let record = repository.init(&spec).await?;
+        for registration in Registration::of_new_cluster(&record) {
+            log.provision(registration).await?;
+        }
+        anyhow::Ok(record)
+    })?;
+    Ok((raw, log, record))
+}
+
+/// Makes one run, which depends on `plan` and the length of the storm alone. To be called once per process.
+///
+/// # Errors
+/// When the run could not be made; what went wrong within it stands in the report.
+pub fn run(plan: Plan, options: Options) -> anyhow::Result<Report> {
+    let counters = Counters::default();
+    counters.install()?;
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        PANICS.fetch_add(1, Ordering::Relaxed);
+        hook(panic);
+    }));
+    let (raw, log, cluster) = found(&plan)?;
+    let oracle = Oracle::new(raw, log, &cluster);
+    let world = World::new(plan, options.disks, oracle, counters, options.trace);
+    let mut storm = Storm::new(world.clone(), &cluster);
+    storm.pass(options.storm)?;
+    let calm = storm.calm_down()?;
+    if PANICS.load(Ordering::Relaxed) > 0 {
+        world.violate("something panicked");
+    }
+    let simulated = storm.now;
+    let (trace_hash, events) = world.trace();
+    Ok(Report {
+        seed: world.plan().seed,
+        trace_hash,
+        events,
+        simulated_ms: simulated.as_millis() as u64,
+        calm_ms: calm.as_millis() as u64,
+        violations: world.violations(),
+        counters: world.counters().all(),
+    })
+}
+
+fn failed(error: Box<dyn std::error::Error>) -> anyhow::Error {
+    anyhow::anyhow!("a host ended: {error}")
+}
+
+impl Storm<'_> {
+    fn new(world: World, cluster: &ClusterRecord) -> Self {
+        let plan = world.plan().clone();
+        let mut sim = turmoil::Builder::new()
+            .rng_seed(plan.seed)
+            .tick_duration(Duration::from_millis(plan.tick_ms))
+            .simulation_duration(Duration::from_secs(100_000))
+            .min_message_latency(Duration::from_millis(1))
+            .max_message_latency(Duration::from_millis(20))
+            .tcp_capacity(1 << 16)
+            .enable_random_order()
+            .build();
+        let host = world.clone();
+        sim.host(nodes::LOG, move || nodes::log(host.clone()));
+        for name in plan.worker_names() {
+            let (host, node) = (world.clone(), name.clone());
+            sim.host(name, move || nodes::worker(host.clone(), node.clone()));
+        }
+        for name in plan.admin_names() {
+            let (host, node, cluster) = (world.clone(), name.clone(), cluster.clone());
+            sim.host(name, move || {
+                nodes::admin(host.clone(), node.clone(), cluster.clone())
+            });
+        }
+        for number in 1..=CLIENTS {
+            let name = format!("client-{number}");
+            sim.client(name.clone(), client::write(world.clone(), name));
+        }
+        Storm {
+            world,
+            sim,
+            down: Down::new(),
+            links: Vec::new(),
+            now: Duration::ZERO,
+        }
+    }
+
+    /// Lets the cluster run for one step; `true` when the clients are done.
+    fn step(&mut self) -> anyhow::Result<bool> {
+        let done = self.sim.step().map_err(failed)?;
+        self.now += Duration::from_millis(self.world.plan().tick_ms);
+        self.world.set_now(self.now);
+        self.world.do_what_is_due();
+        for node in self.world.take_crashes() {
+            self.crash(&node, false);
+        }
+        Ok(done)
+    }
+
+    fn is_every(&self, millis: u64) -> bool {
+        (self.now.as_millis() as u64).is_multiple_of(millis)
+    }
+
+    fn pass(&mut self, length: Duration) -> anyhow::Result<()> {
+        while self.now < length {
+            self.step()?;
+            if self.is_every(DRAW_MS) {
+                self.end_what_is_over(false);
+                self.draw_crashes();
+                self.draw_links();
+                self.draw_damage();
+            }
+            if self.is_every(COMPARE_MS) {
+                self.compare();
+            }
+        }
+        Ok(())
+    }
+
+    fn any(&self, names: &[String]) -> String {
+        names[self.world.below(0..names.len() as u64) as usize].clone()
+    }
+
+    fn draw_crashes(&mut self) {
+        let plan = self.world.plan().clone();
+        let nodes = [plan.worker_names(), plan.worker_names(), plan.admin_names()].concat();
+        if self.world.strikes(FaultClass::Crash, 0.008) {
+            let node = self.any(&nodes);
+            self.crash(&node, false);
+        }
+        if self.world.strikes(FaultClass::Wipe, 0.003) {
+            let node = self.any(&plan.worker_names());
+            self.crash(&node, true);
+        }
+    }
+
+    fn crash(&mut self, node: &str, wipe: bool) {
+        if self.down.contains_key(node) {
+            return;
+        }
+        self.world.event(format!("{node} stops, wiped: {wipe}"));
+        self.world.set_worker(node, None);
+        self.sim.crash(node);
+        if wipe {
+            // It may not have been created yet.
+            std::fs::remove_dir_all(self.world.disk(node)).ok();
+        }
+        let until = self.now + Duration::from_millis(self.world.below(50..6000));
+        self.down.insert(node.to_owned(), until);
+    }
+
+    fn draw_links(&mut self) {
+        let plan = self.world.plan().clone();
+        let kinds = [
+            (FaultClass::Cut, Link::Held),
+            (FaultClass::CutLossy, Link::Lost),
+            (FaultClass::CutOneWay, Link::OneWay),
+            (FaultClass::Slow, Link::Slow),
+        ];
+        for (class, link) in kinds {
+            if !self.world.strikes(class, 0.008) {
+                continue;
+            }
+            let mut left = [plan.worker_names(), plan.admin_names()].concat();
+            let from = self.any(&left);
+            left.retain(|node| *node != from);
+            left.push(nodes::LOG.to_owned());
+            let to = self.any(&left);
+            // One fault at a time on a link: they are undone one by one.
+            let taken = |(a, b, ..): &(String, String, Link, Duration)| {
+                (*a == from && *b == to) || (*a == to && *b == from)
+            };
+            if self.links.iter().any(taken) {
+                continue;
+            }
+            self.world.event(format!("link {from} to {to}: {link:?}"));
+            match link {
+                Link::Held => self.sim.hold(from.as_str(), to.as_str()),
+                Link::Lost => self.sim.partition(from.as_str(), to.as_str()),
+                Link::OneWay => self.sim.partition_oneway(from.as_str(), to.as_str()),
+                Link::Slow => self.slow(&from, &to, 600),
+            }
+            let until = self.now + Duration::from_millis(self.world.below(100..8000));
+            self.links.push((from, to, link, until));
+        }
+    }
+
+    fn slow(&self, from: &str, to: &str, millis: u64) {
+        let latency = Duration::from_millis(millis);
+        self.sim.set_link_max_message_latency(from, to, latency);
+    }
+
+    /// Takes back what has lasted long enough, or everything.
+    fn end_what_is_over(&mut self, all: bool) {
+        let now = self.now;
+        let over: Vec<String> = self
+            .down
+            .iter()
+            .filter(|(_, until)| all || **until <= now)
+            .map(|(node, _)| node.clone())
+            .collect();
+        for node in over {
+            self.down.remove(&node);
+            self.sim.bounce(node.as_str());
+        }
+        let (over, left) = std::mem::take(&mut self.links)
+            .into_iter()
+            .partition(|(.., until)| all || *until <= now);
+        self.links = left;
+        let over: Vec<(String, String, Link, Duration)> = over;
+        for (from, to, link, _) in over {
+            self.world.event(format!("link {from} to {to} is well"));
+            match link {
+                Link::Held => self.sim.release(from.as_str(), to.as_str()),
+                Link::Lost => self.sim.repair(from.as_str(), to.as_str()),
+                Link::OneWay => self.sim.repair_oneway(from.as_str(), to.as_str()),
+                Link::Slow => self.slow(&from, &to, 20),
+            }
+        }
+    }
+
+    /// Takes objects of one restorable snapshot away, or damages one of them, at most once for each partition.
+    fn draw_damage(&mut self) {
+        for class in [FaultClass::Flip, FaultClass::Lifecycle] {
+            if !self.world.strikes(class, 0.006) {
+                continue;
+            }
+            let partition = self.world.below(0..u64::from(self.world.plan().partitions)) as u32;
+            let draw = self.world.below(0..1 << 20);
+            let victim = self.world.oracle(|oracle| {
+                oracle.choose_victim(PartitionId::new(partition), |bound| draw as usize % bound)
+            });
+            let Some(objects) = victim else { continue };
+            self.world
+                .counters()
+                .count(&format!("damage done {}", class.as_str()));
+            let first = draw as usize % objects.len();
+            let raw = self.world.raw().clone();
+            match class {
+                FaultClass::Flip => {
+                    let path = objects[first].clone();
+                    let found = raw.get(&path).now_or_never().and_then(Result::ok);
+                    let bytes = found.and_then(|found| found.bytes().now_or_never()?.ok());
+                    let mut bytes = bytes.map(|bytes| bytes.to_vec()).unwrap_or_default();
+                    let at = draw as usize % bytes.len().max(1);
+                    if let Some(byte) = bytes.get_mut(at) {
+                        *byte ^= 1 << (draw % 8);
+                    }
+                    self.world.event(format!("a byte of {path} flips"));
+                    raw.put(&path, bytes.into()).now_or_never();
+                    self.world.oracle(|oracle| oracle.after_write(&path));
+                }
+                _ => {
+                    let count = if draw % 2 == 0 { 1 } else { objects.len() };
+                    for path in objects.iter().cycle().skip(first).take(count) {
+                        self.world.event(format!("a lifecycle rule deletes {path}"));
+                        raw.delete(path).now_or_never();
+                        self.world.oracle(|oracle| oracle.after_write(path));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Rule 3: compares every open replica with what its log amounts to. Returns what keeps the cluster from being well.
+    fn compare(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let workers = self.world.workers();
+        for (name, worker) in &workers {
+            for partition in worker.partitions() {
+                let Some(handle) = worker.partition(partition) else {
+                    continue;
+                };
+                let state = handle.status().state;
+                let digest = handle.digest().now_or_never();
+                let Some(Ok(facts)) = digest else {
+                    wrong.push(format!("{name} has partition {partition} {state}"));
+                    continue;
+                };
+                let (truth, last) = self.world.oracle(|oracle| {
+                    let truth = oracle.truth(partition);
+                    truth.map_or((None, Lsn::ZERO), |truth| (truth.at(facts.lsn), truth.last()))
+                });
+                let right = truth
+                    .is_some_and(|truth| truth.chain == facts.chain_hash && truth.digest() == facts.digest);
+                if !right {
+                    self.world.violate(format!(
+                        "rule 3: partition {partition} on {name} at {} is not what the log amounts to",
+                        facts.lsn
+                    ));
+                }
+                if facts.lsn != last || state != PartitionState::Active {
+                    wrong.push(format!(
+                        "{name} has partition {partition} {state} at {}, the log is at {last}",
+                        facts.lsn
+                    ));
+                }
+            }
+        }
+        for name in self.world.plan().worker_names() {
+            if !workers.contains_key(&name) {
+                wrong.push(format!("{name} does not run"));
+            }
+        }
+        wrong
+    }
+
+    /// Ends the storm, and waits until all is well. Returns how long that took.
+    fn calm_down(&mut self) -> anyhow::Result<Duration> {
+        let begun = self.now;
+        self.world.event("the storm is over");
+        self.world.calm();
+        self.end_what_is_over(true);
+        let partitions: Vec<PartitionId> = (0..self.world.plan().partitions).map(PartitionId::new).collect();
+        let trimmed = |world: &World| -> Vec<Lsn> {
+            let trim_point = |partition: &PartitionId| world.oracle(|oracle| oracle.trim_point(*partition));
+            partitions.iter().map(trim_point).collect()
+        };
+        let before = trimmed(&self.world);
+        let mut wrong = vec!["clients still write".to_owned()];
+        while self.now < begun + CALM_MAX {
+            self.step()?;
+            if !self.is_every(1000) {
+                continue;
+            }
+            let after = trimmed(&self.world);
+            let held: Vec<String> = partitions
+                .iter()
+                .zip(before.iter().zip(&after))
+                .filter(|(_, (before, after))| after <= before)
+                .map(|(partition, (before, _))| format!("partition {partition} is still trimmed to {before}"))
+                .collect();
+            if held.is_empty() && self.now >= begun + CALM_WRITES {
+                self.world.stop_writing();
+            }
+            if !self.world.writing_is_over() {
+                wrong = held;
+                continue;
+            }
+            wrong = self.compare();
+            if wrong.is_empty() {
+                break;
+            }
+        }
+        for what in &wrong {
+            self.world.violate(format!(
+                "not well {} s after the storm: {what}",
+                CALM_MAX.as_secs()
+            ));
+        }
+        let writes = self.world.oracle(Oracle::check_acknowledged);
+        self.world
+            .event(format!("{writes} acknowledged writes are there"));
+        self.compare_restored(&partitions);
+        Ok(self.now - begun)
+    }
+
+    /// Counts what the store offers in the end: a restore from it is what rule 1 is for.
+    fn compare_restored(&self, partitions: &[PartitionId]) {
+        // The name of a node that no fault reaches any more.
+        let _store = SimStore::new(self.world.clone(), "reader");
+        for partition in partitions {
+            let pointer = self.world.oracle(|oracle| oracle.pointer(*partition));
+            let latest = pointer
+                .as_ref()
+                .and_then(|pointer| pointer.latest().map(|entry| entry.lsn));
+            self.world
+                .event(format!("partition {partition} can be restored at {latest:?}"));
+        }
+    }
+}
