@@ -3,7 +3,7 @@
 //!
 //! 1. Read the pointer. Where it is not the one that is known, it is read again by whoever reads pointers; nothing is
 //!    taken over from here.
-//! 2. Look whether every snapshot it retains is complete. Damage holds the partition at once, and with the next round in
+//! 2. Look whether every snapshot of the log that it retains is complete. Damage holds the partition at once, and with the next round in
 //!    `control.json`; the plan then orders new snapshots.
 //!
 //! A crash anywhere costs the rest of the pass: the next admin begins one of its own. Nothing is written to the store
@@ -29,7 +29,7 @@ use governor::{
 use snapshot_store::{
     Lsn, PartitionId,
     core::HoldReason,
-    format::{Pointer, VerifyLevel},
+    format::{Pointer, PointerEntry, VerifyLevel},
 };
 use std::{num::NonZeroU32, sync::Arc};
 use tokio::time::Instant;
@@ -52,7 +52,7 @@ pub(crate) async fn keep_auditing(ctx: Arc<Context>) {
                         .for_each(|()| std::future::ready(()))
                         .await;
                 }
-                AuditStep::Begin | AuditStep::End => {}
+                AuditStep::Begin | AuditStep::End { .. } => {}
                 AuditStep::Wait(_) => tokio::time::sleep(ctx.options.tick_interval()).await,
             }
         };
@@ -75,11 +75,12 @@ fn next_step(ctx: &Context, policy: &AuditPolicy) -> AuditStep {
                 took: None,
             });
         }
-        AuditStep::End => {
+        AuditStep::End { complete } => {
             let passes = state.audited.map_or(0, |(passes, _)| passes);
-            if let Some(pass) = &mut state.audit {
-                let took = now.since(pass.begun);
-                pass.took = Some(took);
+            let Some(pass) = &mut state.audit else { return step };
+            let took = now.since(pass.begun);
+            pass.took = Some(took);
+            if *complete {
                 state.audited = Some((passes.saturating_add(1), took));
                 metrics::audit_passed(took);
             }
@@ -102,20 +103,19 @@ async fn look(ctx: &Context, budget: &RequestBudget, id: PartitionId) {
     };
     match result {
         AuditResult::Failed => {
-            view.audit.failures = view.audit.failures.saturating_add(1);
-            view.audit.not_before = now.plus(ctx.backoff(view.audit.failures));
+            let pause = ctx.backoff(view.audit.failures.saturating_add(1));
+            view.audit.failed(now, pause);
+            return;
         }
         AuditResult::Untrusted => {
-            // Whoever reads pointers finds out what it is, and says so.
+            // Whoever reads pointers, and the look before a trim, find out what it is, and say so.
             memory.pointer_wanted = true;
+            view.trim.looked = None;
             ctx.store_wake.notify_one();
         }
         AuditResult::Sound | AuditResult::Damaged => {}
     }
-    if result != AuditResult::Failed {
-        view.audit.failures = 0;
-        view.audit.looked_at = Some(begun);
-    }
+    view.audit.looked(begun);
     if result != AuditResult::Sound {
         ctx.wake.notify_one();
     }
@@ -129,13 +129,14 @@ async fn look_at(ctx: &Context, budget: &RequestBudget, id: PartitionId) -> Audi
         Err((HoldReason::StoreUnavailable, _)) => return AuditResult::Failed,
         Err(_) => return AuditResult::Untrusted,
     };
-    let Some(pointer) = compare(ctx, id, pointer) else {
-        return AuditResult::Untrusted;
+    let entries = match compare(ctx, id, pointer.as_ref()) {
+        Ok(entries) => entries,
+        Err(result) => return result,
     };
     let mut worst = AuditResult::Sound;
-    for entry in pointer.iter().flat_map(|pointer| &pointer.snapshots) {
-        budget.spend(presence::requests(entry)).await;
-        let found = match presence::check(ctx, id, entry).await {
+    for entry in entries {
+        budget.spend(presence::requests(&entry)).await;
+        let found = match presence::check(ctx, id, &entry).await {
             Presence::Complete | Presence::Left => AuditResult::Sound,
             Presence::Damaged => AuditResult::Damaged,
             Presence::Unknown(HoldReason::ForeignIdentity | HoldReason::VersionUnsupported, _) => {
@@ -148,28 +149,37 @@ async fn look_at(ctx: &Context, budget: &RequestBudget, id: PartitionId) -> Audi
     worst
 }
 
-/// Compares the pointer with what is known of it, and has it read again where they differ. Returns what to look at;
-/// `None` when it is lost or not ours.
-fn compare(ctx: &Context, id: PartitionId, pointer: Option<Pointer>) -> Option<Option<Pointer>> {
+/// Compares the pointer with what is known of it, and has it read again where they differ. Returns the snapshots to look
+/// at: those of the log's own incarnation, because no trim rests on any other.
+fn compare(
+    ctx: &Context,
+    id: PartitionId,
+    pointer: Option<&Pointer>,
+) -> Result<Vec<PointerEntry>, AuditResult> {
     let mut state = ctx.lock();
     let Some((view, memory)) = state.partition(id) else {
-        return Some(pointer);
+        return Ok(Vec::new());
     };
-    let write_id = |pointer: &Pointer| pointer.write_id;
-    if view.pointer().map(write_id) != pointer.as_ref().map(write_id) {
+    if view.pointer() != pointer {
         memory.pointer_wanted = true;
+        view.trim.looked = None;
         ctx.store_wake.notify_one();
     }
-    match pointer {
-        Some(pointer) if pointer.cluster.fingerprint != ctx.cluster.fingerprint => None,
-        Some(pointer) => Some(Some(pointer)),
-        None => {
-            // A young partition has none, and nothing that would rest on one.
-            let trimmed = view.log.is_some_and(|log| log.facts.trim_point > Lsn::ZERO);
-            let young = view.pointer().is_none() && memory.certified.is_none() && !trimmed;
-            young.then_some(None)
-        }
+    let log = view.log.map(|log| log.facts);
+    let Some(pointer) = pointer else {
+        // A young partition has none, and nothing that would rest on one.
+        let trimmed = log.is_some_and(|log| log.trim_point > Lsn::ZERO);
+        return match view.pointer().is_none() && memory.certified.is_none() && !trimmed {
+            true => Ok(Vec::new()),
+            false => Err(AuditResult::Untrusted),
+        };
+    };
+    if pointer.cluster.fingerprint != ctx.cluster.fingerprint {
+        return Err(AuditResult::Untrusted);
     }
+    let incarnation = log.ok_or(AuditResult::Failed)?.incarnation;
+    let of_this_log = |entry: &&PointerEntry| entry.incarnation == incarnation;
+    Ok(pointer.snapshots.iter().filter(of_this_log).cloned().collect())
 }
 
 type Limiter = RateLimiter<NotKeyed, InMemoryState, RuntimeClock, NoOpMiddleware<Nanos>>;

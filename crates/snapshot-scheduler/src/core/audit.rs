@@ -151,10 +151,33 @@ pub struct AuditMemory {
     pub not_before: Moment,
     /// Looks in a row that came to no result.
     pub failures: u32,
+    /// When it was left to the next pass, after [`AUDIT_TRIES`] looks without a result.
+    pub given_up_at: Option<Moment>,
     /// When the content of its snapshots was read last.
     pub read: BTreeMap<SnapshotId, ReadAge>,
     /// A worker reads one of them again now.
     pub reading: bool,
+}
+
+/// Looks at one partition without a result after which it is left to the next pass: one that cannot be looked at keeps no
+/// other one from being looked at again.
+pub const AUDIT_TRIES: u32 = 3;
+
+impl AuditMemory {
+    /// Notes a look that began at `begun` and came to a result.
+    pub fn looked(&mut self, begun: Moment) {
+        self.failures = 0;
+        self.looked_at = Some(begun);
+    }
+
+    /// Notes a look that came to none; there is no other one for `pause`.
+    pub fn failed(&mut self, now: Moment, pause: Duration) {
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = now.plus(pause);
+        if self.failures % AUDIT_TRIES == 0 {
+            self.given_up_at = Some(now);
+        }
+    }
 }
 
 /// One pass over all partitions.
@@ -173,8 +196,11 @@ pub enum AuditStep {
     Begin,
     /// Look at these partitions, in this order.
     Look(Vec<PartitionId>),
-    /// The pass is over: every partition was looked at.
-    End,
+    /// The pass is over.
+    End {
+        /// Whether every partition was looked at; otherwise some are left to the next one.
+        complete: bool,
+    },
     /// Nothing now.
     Wait(AuditWait),
 }
@@ -219,11 +245,16 @@ pub fn decide_audit(
     let mut left: Vec<(Option<Moment>, PartitionId, Moment)> = view
         .partitions
         .iter()
-        .filter(|(_, partition)| partition.audit.looked_at < Some(pass.begun))
+        .filter(|(_, partition)| {
+            let audit = &partition.audit;
+            audit.looked_at.max(audit.given_up_at) < Some(pass.begun)
+        })
         .map(|(id, partition)| (partition.audit.looked_at, *id, partition.audit.not_before))
         .collect();
     if left.is_empty() {
-        return AuditStep::End;
+        let looked_at = |partition: &PartitionView| partition.audit.looked_at >= Some(pass.begun);
+        let complete = view.partitions.values().all(looked_at);
+        return AuditStep::End { complete };
     }
     left.retain(|(_, _, not_before)| now >= *not_before);
     if left.is_empty() {

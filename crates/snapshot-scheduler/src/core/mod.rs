@@ -26,7 +26,7 @@ mod thresholds;
 mod view;
 
 pub use audit::{
-    AuditMemory, AuditPass, AuditPolicy, AuditProgress, AuditStep, AuditWait, Instants, ReadAge, audit_progress,
+    AUDIT_TRIES, AuditMemory, AuditPass, AuditPolicy, AuditProgress, AuditStep, AuditWait, Instants, ReadAge, audit_progress,
     content_due, decide_audit,
 };
 pub use change::{PolicyChange, policy_changes};

@@ -2,7 +2,7 @@
 
 use crate::views::{NOW, P, heard_before, node, partition, policy, view};
 use snapshot_scheduler::core::{
-    AuditPass, AuditPolicy, AuditStep, AuditWait, ClusterView, Command, ControlView, Instants, Moment,
+    AUDIT_TRIES, AuditPass, AuditPolicy, AuditStep, AuditWait, ClusterView, Command, ControlView, Instants, Moment,
     PartitionView, Policy, ReadAge, VerifyCause, audit_progress, decide_audit, plan,
 };
 use snapshot_store::{
@@ -60,8 +60,8 @@ fn a_pass_takes_what_was_never_looked_at_first_then_what_waits_longest() {
         (&[None, None, None, None, None], look(&[0, 1, 2])),
         // Looked at in this pass already.
         (&[Some(950), Some(1), Some(900)], look(&[1])),
-        (&[Some(950), Some(900)], AuditStep::End),
-        (&[], AuditStep::End),
+        (&[Some(950), Some(900)], AuditStep::End { complete: true }),
+        (&[], AuditStep::End { complete: true }),
     ];
     for (looks, expected) in cases {
         assert_eq!(step(&looked_at(looks), underway(900)), *expected, "{looks:?}");
@@ -100,11 +100,28 @@ fn what_keeps_the_audit_from_looking_is_named() {
     );
 
     let mut unanswered = looked_at(&[None, Some(950)]);
-    let audit = &mut unanswered.partitions.get_mut(&p(0)).unwrap().audit;
-    audit.not_before = at(1001);
+    let fail = |view: &mut ClusterView| {
+        let audit = &mut view.partitions.get_mut(&p(0)).unwrap().audit;
+        audit.failed(at(990), Duration::from_secs(11));
+    };
+    for _ in 1..AUDIT_TRIES {
+        fail(&mut unanswered);
+        assert_eq!(
+            step(&unanswered, underway(900)),
+            AuditStep::Wait(AuditWait::Retrying)
+        );
+    }
+    // One that cannot be looked at does not keep the others from the next pass, and comes first there.
+    fail(&mut unanswered);
     assert_eq!(
         step(&unanswered, underway(900)),
-        AuditStep::Wait(AuditWait::Retrying)
+        AuditStep::End { complete: false }
+    );
+    let audit = &mut unanswered.partitions.get_mut(&p(0)).unwrap().audit;
+    audit.not_before = NOW;
+    assert_eq!(
+        step(&unanswered, underway(995)),
+        AuditStep::Look(vec![p(0), p(1)])
     );
 }
 
