@@ -195,7 +195,9 @@ pub(crate) async fn read_pointer(ctx: &Context, id: PartitionId) {
             let foreign = pointer
                 .as_ref()
                 .is_some_and(|p| p.cluster.fingerprint != ctx.cluster.fingerprint);
-            ctx.lock().apply_pointer(id, pointer, certificate.as_ref());
+            let instants = ctx.instants();
+            ctx.lock()
+                .apply_pointer(id, pointer, certificate.as_ref(), instants);
             if !foreign {
                 read_manifests(ctx, id).await;
             }

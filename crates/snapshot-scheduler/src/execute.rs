@@ -4,7 +4,10 @@
 use crate::{
     archive,
     client::{SnapshotEvents, WorkerClient, WorkerError},
-    core::{Command, Moment, RunningOrder, SnapshotCommand, TRIM_RECHECK, TrimHint, TrimStatus},
+    core::{
+        AuditResult, Command, Moment, RunningOrder, SnapshotCommand, TRIM_RECHECK, TrimHint, TrimStatus,
+        VerifyCause,
+    },
     metrics,
     state::{Check, Context, State},
     trim::{self, TrimMode, TrimReport, TrimResult},
@@ -52,7 +55,12 @@ pub(crate) fn begin(ctx: &Context, state: &mut State, command: &Command, now: Mo
                 });
             }
             Command::AppendNoop { .. } => view.noop_not_before = now.plus(NOOP_SPACING),
-            Command::Verify { snapshot_id, .. } => view.verifying = Some(*snapshot_id),
+            Command::Verify {
+                snapshot_id, cause, ..
+            } => {
+                view.verifying = Some(*snapshot_id);
+                view.audit.reading = *cause == VerifyCause::Audit;
+            }
             Command::Trim { .. } => view.trim.running = true,
             Command::Lead { .. } => view.lead_not_before = now.plus(LEAD_TIMEOUT + settle),
         }
@@ -81,8 +89,9 @@ async fn carry_out(ctx: &Context, command: Command, request_id: RequestId, relay
             snapshot_id,
             node,
             level,
+            cause,
         } => {
-            verify(ctx, partition, snapshot_id, &node, level).await;
+            verify(ctx, partition, snapshot_id, &node, level, cause).await;
         }
         Command::Trim { partition, hint } => trim_by_policy(ctx, partition, hint).await,
         Command::Lead { partition, node } => lead(ctx, partition, &node).await,
@@ -313,7 +322,14 @@ async fn append_noop(ctx: &Context, id: PartitionId, node: &NodeId) {
     }
 }
 
-async fn verify(ctx: &Context, id: PartitionId, snapshot: SnapshotId, node: &NodeId, level: VerifyLevel) {
+async fn verify(
+    ctx: &Context,
+    id: PartitionId,
+    snapshot: SnapshotId,
+    node: &NodeId,
+    level: VerifyLevel,
+    cause: VerifyCause,
+) {
     let outcome = match ctx.worker(node) {
         Some(worker) => {
             let request = v1::VerifySnapshotRequest {
@@ -349,21 +365,25 @@ async fn verify(ctx: &Context, id: PartitionId, snapshot: SnapshotId, node: &Nod
             _ => Err("its answer is neither a pass nor an anomaly".to_owned()),
         }
     });
-    let now = ctx.now();
-    let at = ctx.seams.clock.now();
+    if cause == VerifyCause::Audit {
+        metrics::audited(
+            VerifyLevel::Content,
+            match &verdict {
+                Ok(None) => AuditResult::Sound,
+                Ok(Some(_)) => AuditResult::Damaged,
+                Err(_) => AuditResult::Failed,
+            },
+        );
+    }
+    let instants = ctx.instants();
+    let now = instants.now;
     let mut state = ctx.lock();
     match verdict {
         Ok(None) => {
             metrics::verified("ok");
-            state.note_verified(
-                id,
-                snapshot,
-                Check {
-                    level,
-                    by: node.clone(),
-                    at,
-                },
-            );
+            let by = node.clone();
+            let at = instants.clock;
+            state.note_verified(id, snapshot, Check { level, by, at }, now);
         }
         Ok(Some(detail)) => {
             metrics::verified("damaged");
@@ -384,6 +404,7 @@ async fn verify(ctx: &Context, id: PartitionId, snapshot: SnapshotId, node: &Nod
     }
     if let Some((view, _)) = state.partition(id) {
         view.verifying = None;
+        view.audit.reading = false;
     }
 }
 
@@ -397,6 +418,7 @@ async fn trim_by_policy(ctx: &Context, id: PartitionId, hint: TrimHint) {
     };
     view.trim.running = false;
     view.trim.looked = Some((now, hint));
+    view.trim.idle = report.result == TrimResult::Held(HoldReason::NothingToTrim);
     if report.result == TrimResult::Held(HoldReason::Delay) {
         // Time alone changes that, and slowly.
         view.trim.not_before = now.plus(TRIM_RECHECK / 2);

@@ -8,6 +8,8 @@
 //! | [`core`] | view, policy and plan: plain values and pure decisions |
 //! | `observe` | polls workers and logs |
 //! | `archive` | reads pointers and the control state, writes sticky holds |
+//! | `audit` | looks at all published snapshots again and again, within a budget of requests |
+//! | `presence` | looks whether one snapshot is complete |
 //! | `lease` | of several admins, sees to it that one acts |
 //! | `execute` | carries out the plan's commands |
 //! | `trim` | the protocol around the one decision that destroys log records |
@@ -15,12 +17,12 @@
 //! | `scheduler`, `handle`, `service` | builds and runs it; status and operator requests; gRPC |
 //!
 //! Not here: how a snapshot is made (`snapshot-worker`), what is stored and how far a log may be trimmed
-//! (`snapshot-store`). A continuous audit takes its place beside `archive` and `execute`; safety rests neither on it
-//! nor on the lease.
+//! (`snapshot-store`). Safety rests neither on the audit nor on the lease.
 
 #![forbid(unsafe_code)]
 
 mod archive;
+mod audit;
 mod client;
 pub mod core;
 mod execute;
@@ -28,6 +30,7 @@ mod handle;
 mod lease;
 pub mod metrics;
 mod observe;
+mod presence;
 mod reload;
 mod scheduler;
 mod service;
@@ -37,7 +40,7 @@ mod trim;
 mod wire;
 
 pub use client::{GrpcWorker, SnapshotEvents, WorkerAddressError, WorkerClient, WorkerError, WorkerSpec};
-pub use core::{CandidateChoice, Plan, Policy, PolicyChange, PolicyFault, PolicyOverride, SchedulerOptions};
+pub use core::{AuditPolicy, CandidateChoice, Plan, Policy, PolicyChange, PolicyFault, PolicyOverride, SchedulerOptions};
 pub use handle::{OrderError, PauseError, SchedulerHandle};
 pub use reload::{PolicySource, ReloadError};
 pub use scheduler::{BuildError, Scheduler, SchedulerBuilder};

@@ -1,9 +1,13 @@
 //! Metrics of the admin. All are described here; label values come from enums.
 
-use crate::core::{Liveness, SnapshotCause};
+use crate::core::{AuditResult, Liveness, SnapshotCause};
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use snapshot_proto::v1::DeclineReason;
-use snapshot_store::{AnomalyKind, core::HoldReason, format::LeaseEpoch};
+use snapshot_store::{
+    AnomalyKind,
+    core::HoldReason,
+    format::{LeaseEpoch, VerifyLevel},
+};
 use std::time::Duration;
 
 /// Per-partition series are exported for at most this many partitions; with more, only the maxima are.
@@ -36,6 +40,11 @@ const TRIM_POINT: &str = "tidemark_admin_trim_point_lsn";
 const TAIL: &str = "tidemark_admin_tail_lsn";
 const STORED_BYTES: &str = "tidemark_admin_stored_bytes";
 const ANOMALIES: &str = "tidemark_admin_anomalies_total";
+const AUDITS: &str = "tidemark_admin_audits_total";
+const AUDIT_REQUESTS: &str = "tidemark_admin_audit_requests_total";
+const AUDIT_PASS: &str = "tidemark_admin_audit_pass_seconds";
+const AUDIT_AGE_MAX: &str = "tidemark_admin_audit_age_max_seconds";
+const DAMAGED: &str = "tidemark_admin_damaged_partitions";
 const HOLD_AGE_MAX: &str = "tidemark_admin_hold_age_max_seconds";
 const HELD_BYTES_MAX: &str = "tidemark_admin_log_held_max_bytes";
 const ARCHIVE_LAG_MAX: &str = "tidemark_admin_archive_lag_max_records";
@@ -56,6 +65,16 @@ const DECLINE_REASONS: [DeclineReason; 8] = [
     DeclineReason::Covered,
     DeclineReason::Busy,
     DeclineReason::Stopping,
+];
+
+/// What the audit does, and what can come of it.
+const AUDIT_LEVELS: [(VerifyLevel, &[AuditResult]); 2] = [
+    (VerifyLevel::Presence, AuditResult::ALL),
+    // Whose a snapshot is was seen before it is read.
+    (
+        VerifyLevel::Content,
+        &[AuditResult::Sound, AuditResult::Damaged, AuditResult::Failed],
+    ),
 ];
 
 /// Describes every metric, and brings counters that are counted by reason to zero so that a rate can be computed
@@ -134,7 +153,32 @@ pub fn describe() {
     describe_counter!(
         ANOMALIES,
         Unit::Count,
-        "Damage that the look before a trim found, by kind."
+        "Damage that looks before trims and of the audit found, by kind."
+    );
+    describe_counter!(
+        AUDITS,
+        Unit::Count,
+        "Partitions looked at and snapshots read again by the audit, by level and result."
+    );
+    describe_counter!(
+        AUDIT_REQUESTS,
+        Unit::Count,
+        "Requests to the store that the audit made."
+    );
+    describe_gauge!(
+        AUDIT_PASS,
+        Unit::Seconds,
+        "Time that the last completed pass of the audit over all partitions took; 0 before it."
+    );
+    describe_gauge!(
+        AUDIT_AGE_MAX,
+        Unit::Seconds,
+        "How long ago the partition was looked at that waits longest for the audit."
+    );
+    describe_gauge!(
+        DAMAGED,
+        Unit::Count,
+        "Partitions with a damaged restorable snapshot, until new ones are published and verified."
     );
     describe_gauge!(
         ARCHIVED,
@@ -205,6 +249,13 @@ pub fn describe() {
     for outcome in RELOAD_WORDS {
         counter!(POLICY_RELOADS, "outcome" => outcome).absolute(0);
     }
+    for (level, results) in AUDIT_LEVELS {
+        for result in results {
+            counter!(AUDITS, "level" => level.as_str(), "result" => result.as_str()).absolute(0);
+        }
+    }
+    counter!(AUDIT_REQUESTS).absolute(0);
+    gauge!(AUDIT_PASS).set(0.0);
     counter!(TRIMMED).absolute(0);
     counter!(DELETED).absolute(0);
 }
@@ -245,6 +296,24 @@ pub(crate) fn verified(outcome: &'static str) {
 
 pub(crate) fn anomaly(kind: AnomalyKind) {
     counter!(ANOMALIES, "kind" => kind.as_str()).increment(1);
+}
+
+pub(crate) fn audited(level: VerifyLevel, result: AuditResult) {
+    counter!(AUDITS, "level" => level.as_str(), "result" => result.as_str()).increment(1);
+}
+
+pub(crate) fn audit_requests(count: u32) {
+    counter!(AUDIT_REQUESTS).increment(u64::from(count));
+}
+
+pub(crate) fn audit_passed(took: Duration) {
+    gauge!(AUDIT_PASS).set(took.as_secs_f64());
+}
+
+/// Exports how current the audit is, and how many partitions are held for damage.
+pub(crate) fn audit(oldest_look: Duration, damaged: usize) {
+    gauge!(AUDIT_AGE_MAX).set(oldest_look.as_secs_f64());
+    gauge!(DAMAGED).set(damaged as f64);
 }
 
 pub(crate) fn lead(ok: bool) {

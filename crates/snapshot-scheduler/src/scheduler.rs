@@ -1,7 +1,7 @@
 //! The embeddable admin: builds the parts, runs them, and ticks.
 
 use crate::{
-    archive,
+    archive, audit,
     client::WorkerSpec,
     core::{self, Candidate, Command, Liveness, Plan, Policy, PolicyFault, SchedulerOptions, TrimStatus},
     execute,
@@ -15,7 +15,7 @@ use crate::{
 use partition_log::{Log, LogAdmin};
 use snapshot_store::{
     AdminSession, ClusterIdentity, NodeId, PartitionId, Repository, RequestId, Seams, core::HoldReason,
-    format::ClusterRecord,
+    format::{ClusterRecord, StickyReason},
 };
 use std::{
     collections::BTreeMap,
@@ -284,6 +284,7 @@ impl Scheduler {
         ctx.tasks.spawn(observe::poll_log(ctx.clone()));
         ctx.tasks.spawn(archive::keep_reading(ctx.clone()));
         ctx.tasks.spawn(lease::keep(ctx.clone()));
+        ctx.tasks.spawn(audit::keep_auditing(ctx.clone()));
         loop {
             tick(&ctx);
             let earliest = Instant::now() + TICK_SPACING;
@@ -400,6 +401,13 @@ fn export(ctx: &Context, state: &State, now: core::Moment) {
     if let core::ControlView::Known(control) = &state.view.control {
         metrics::pauses(control.pauses.len());
     }
+    let progress = core::audit_progress(&state.view, state.audit.as_ref(), &ctx.policy(), now);
+    let damaged = state
+        .view
+        .partitions
+        .values()
+        .filter(|partition| partition.holds.contains_key(&StickyReason::DamagedSnapshot));
+    metrics::audit(progress.oldest_look, damaged.count());
     let mut all = Vec::with_capacity(state.view.partitions.len());
     for (id, partition) in &state.view.partitions {
         let Some(memory) = state.memory.get(id) else {

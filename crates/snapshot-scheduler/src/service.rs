@@ -143,10 +143,19 @@ fn settled(mut status: v1::ClusterStatus) -> v1::ClusterStatus {
         lease.expires_at_ms = 0;
         lease.detail.clear();
     }
+    if let Some(audit) = &mut status.audit {
+        *audit = v1::AuditState {
+            damaged_partitions: std::mem::take(&mut audit.damaged_partitions),
+            ..v1::AuditState::default()
+        };
+    }
     for node in &mut status.nodes {
         node.age_ms = None;
     }
     for partition in &mut status.partitions {
+        for snapshot in &mut partition.snapshots {
+            snapshot.read_age_ms = None;
+        }
         let reasons = [
             &mut partition.snapshot,
             &mut partition.trim,

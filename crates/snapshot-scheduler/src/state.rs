@@ -3,8 +3,8 @@
 use crate::{
     client::WorkerSpec,
     core::{
-        ArchiveView, Candidate, ClusterView, ControlView, LeaseView, Moment, NodeView, PartitionView, Plan,
-        Policy, SchedulerOptions, TrimStatus,
+        ArchiveView, AuditPass, Candidate, ClusterView, ControlView, Instants, LeaseView, Moment, NodeView,
+        PartitionView, Plan, Policy, ReadAge, SchedulerOptions, TrimStatus,
     },
     metrics::StoredBytes,
     reload::{PolicySource, PolicyState},
@@ -67,6 +67,13 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn now(&self) -> Moment {
         Moment(self.started.elapsed())
+    }
+
+    pub(crate) fn instants(&self) -> Instants {
+        Instants {
+            now: self.now(),
+            clock: self.seams.clock.now(),
+        }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -204,6 +211,10 @@ pub(crate) struct State {
     /// How many of the newest snapshots a trim rests on, by the policy.
     pub(crate) restorable_min: usize,
     pub(crate) policy: PolicyState,
+    /// The present pass of the audit, or the last one.
+    pub(crate) audit: Option<AuditPass>,
+    /// The last pass of the audit that was completed, and how many were.
+    pub(crate) audited: Option<(u64, Duration)>,
     pub(crate) plan: Plan,
     pub(crate) tick: u64,
 }
@@ -253,6 +264,8 @@ impl State {
                 since: now,
                 refused: None,
             },
+            audit: None,
+            audited: None,
             plan: Plan::default(),
             tick: 0,
         }
@@ -291,6 +304,7 @@ impl State {
         id: PartitionId,
         pointer: Option<Pointer>,
         certificate: Option<&Certificate>,
+        instants: Instants,
     ) {
         let Some((view, memory)) = self.partition(id) else {
             return;
@@ -309,8 +323,9 @@ impl State {
         memory.dismissed.retain(|(snapshot, _)| kept.contains(snapshot));
         view.trust.retain(|snapshot, _| kept.contains(snapshot));
         view.manifests.retain(|snapshot, _| kept.contains(snapshot));
+        view.audit.read.retain(|snapshot, _| kept.contains(snapshot));
         if let (Some(pointer), Some(certificate)) = (&pointer, certificate) {
-            trust_certificate(view, memory, pointer, certificate);
+            trust_certificate(view, memory, pointer, certificate, instants);
         }
         view.archive = ArchiveView::Known(pointer);
         self.refresh_suspected(id);
@@ -336,10 +351,15 @@ impl State {
     }
 
     /// Notes that `snapshot` passed a check; every report of damage so far is thereby refuted.
-    pub(crate) fn note_verified(&mut self, id: PartitionId, snapshot: SnapshotId, check: Check) {
+    pub(crate) fn note_verified(&mut self, id: PartitionId, snapshot: SnapshotId, check: Check, now: Moment) {
         let Some((view, memory)) = self.partition(id) else {
             return;
         };
+        if check.level >= VerifyLevel::Content {
+            let clock = check.at;
+            let read = ReadAge::new(clock, Instants { now, clock });
+            view.audit.read.insert(snapshot, read);
+        }
         let better = memory
             .checks
             .get(&snapshot)
@@ -359,8 +379,10 @@ impl State {
         self.refresh_suspected(id);
     }
 
-    /// Notes that a check found `snapshot` damaged, and holds the partition until that is repaired.
+    /// Notes that a check found `snapshot` damaged, and holds the partition until that is repaired. One that no trim rests
+    /// on any more is only marked: whether the log may be trimmed does not depend on it.
     pub(crate) fn note_damaged(&mut self, id: PartitionId, snapshot: SnapshotId, detail: String) {
+        let restorable = self.restorable_min;
         let Some((view, memory)) = self.partition(id) else {
             return;
         };
@@ -368,8 +390,15 @@ impl State {
         memory.checks.remove(&snapshot);
         let said = format!("snapshot {snapshot}: {detail}");
         memory.damage.insert(snapshot, detail);
+        let older = view
+            .entries()
+            .into_iter()
+            .skip(restorable)
+            .any(|entry| entry.snapshot_id == snapshot);
         self.refresh_suspected(id);
-        self.set_hold(id, StickyReason::DamagedSnapshot, said);
+        if !older {
+            self.set_hold(id, StickyReason::DamagedSnapshot, said);
+        }
     }
 
     /// Sets a sticky hold, at once in memory and with the next store round in control.json.
@@ -424,6 +453,7 @@ fn trust_certificate(
     memory: &mut PartitionMemory,
     pointer: &Pointer,
     certificate: &Certificate,
+    instants: Instants,
 ) {
     if view.holds.contains_key(&StickyReason::DamagedSnapshot)
         || certificate.cluster.fingerprint != pointer.cluster.fingerprint
@@ -438,6 +468,10 @@ fn trust_certificate(
         if same && !known {
             view.trust
                 .insert(certified.snapshot_id, SnapshotTrust::Verified(certified.verified));
+            if certified.verified >= VerifyLevel::Content {
+                let read = ReadAge::new(certified.verified_at, instants);
+                view.audit.read.insert(certified.snapshot_id, read);
+            }
             let check = Check {
                 level: certified.verified,
                 by: certified.verified_by.clone(),

@@ -1,13 +1,13 @@
 //! The state of the cluster, as operators see it.
 
 use crate::{
-    core::{ControlView, Liveness, Moment, PartitionView, Plan},
+    core::{ControlView, Liveness, Moment, PartitionView, Plan, audit_progress},
     lease,
     state::{Context, PartitionMemory, State},
     wire,
 };
 use snapshot_proto::v1;
-use snapshot_store::{Lsn, NodeId, PartitionId, core::SnapshotTrust};
+use snapshot_store::{Lsn, NodeId, PartitionId, core::SnapshotTrust, format::StickyReason};
 
 /// Returns the guard as far as it is known: the lowest LSN of the newest snapshots, if all of them are verified.
 pub(crate) fn guard(state: &State, partition: &PartitionView, memory: &PartitionMemory) -> Option<Lsn> {
@@ -44,6 +44,7 @@ pub(crate) fn cluster_status(ctx: &Context, state: &State, now: Moment) -> v1::C
         tick: state.tick,
         lease: Some(admin_lease(ctx, state, now)),
         policy: Some(policy_state(ctx, state)),
+        audit: Some(audit_state(ctx, state, now)),
     }
 }
 
@@ -68,6 +69,25 @@ fn admin_lease(ctx: &Context, state: &State, now: Moment) -> v1::AdminLease {
         address: held.and_then(|lease| lease.address.clone()).unwrap_or_default(),
         epoch: held.map_or(0, |lease| lease.epoch.get()),
         expires_at_ms: held.map_or(0, |lease| lease.expires_at.as_millis()),
+    }
+}
+
+fn audit_state(ctx: &Context, state: &State, now: Moment) -> v1::AuditState {
+    let progress = audit_progress(&state.view, state.audit.as_ref(), &ctx.policy(), now);
+    let running = state.audit.filter(|pass| pass.took.is_none());
+    let damaged = state
+        .view
+        .partitions
+        .iter()
+        .filter(|(_, partition)| partition.holds.contains_key(&StickyReason::DamagedSnapshot));
+    v1::AuditState {
+        passes: state.audited.map_or(0, |(passes, _)| passes),
+        last_pass_ms: state.audited.map(|(_, took)| millis(took)),
+        pass_age_ms: running.map(|pass| millis(now.since(pass.begun))),
+        partitions_looked_at: u32::try_from(progress.looked_at).unwrap_or(u32::MAX),
+        oldest_look_ms: millis(progress.oldest_look),
+        oldest_read_ms: progress.oldest_read.map(millis),
+        damaged_partitions: damaged.map(|(id, _)| id.get()).collect(),
     }
 }
 
@@ -147,12 +167,12 @@ pub(crate) fn partition_view(state: &State, id: PartitionId, now: Moment) -> Opt
             let for_ms = millis(now.since(memory.leadership_standing.since));
             wire::reason_to_wire(planned.leadership_reason(), for_ms)
         }),
-        snapshots: snapshots(view),
+        snapshots: snapshots(view, memory, now),
         replicas,
     })
 }
 
-fn snapshots(view: &PartitionView) -> Vec<v1::SnapshotView> {
+fn snapshots(view: &PartitionView, memory: &PartitionMemory, now: Moment) -> Vec<v1::SnapshotView> {
     let entries = view.pointer().into_iter().flat_map(|pointer| &pointer.snapshots);
     let snapshot = |entry: &snapshot_store::format::PointerEntry| {
         let trust = view.trust.get(&entry.snapshot_id);
@@ -171,6 +191,16 @@ fn snapshots(view: &PartitionView) -> Vec<v1::SnapshotView> {
             created_at_ms: entry.created_at.as_millis(),
             verified: verified.into(),
             damaged: trust == Some(&SnapshotTrust::Damaged),
+            read_age_ms: view
+                .audit
+                .read
+                .get(&entry.snapshot_id)
+                .map(|read| millis(read.age(now))),
+            verified_by: memory
+                .checks
+                .get(&entry.snapshot_id)
+                .map(|check| check.by.to_string())
+                .unwrap_or_default(),
         }
     };
     entries.map(snapshot).collect()
@@ -209,6 +239,13 @@ pub(crate) fn explain(
     for (snapshot, detail) in &memory.damage {
         lines.push(format!("damaged: {snapshot}: {detail}"));
     }
+    lines.push(match view.audit.looked_at {
+        Some(looked_at) => format!(
+            "audit: all snapshots in the pointer were looked at {} s ago",
+            now.since(looked_at).as_secs()
+        ),
+        None => "audit: not looked at yet".to_owned(),
+    });
     if let Some(certified) = memory.certified {
         lines.push(format!("certificate in force: up to {certified}"));
     }
@@ -256,10 +293,11 @@ pub(crate) fn plan_to_wire(state: &State, plan: &Plan, now: Moment) -> v1::Plan 
                 node,
                 snapshot_id,
                 level,
+                cause,
                 ..
             } => (
                 node.to_string(),
-                format!("snapshot {snapshot_id}: {}", level.as_str()),
+                format!("snapshot {snapshot_id}: {}, because of {cause}", level.as_str()),
             ),
             Command::Trim { hint, .. } => (
                 String::new(),

@@ -6,9 +6,11 @@
 //! | is a snapshot due, and who is asked | [`decide_snapshot`] |
 //! | who is asked to lead | [`decide_leadership`] |
 //! | does evidence forbid trimming | [`chain_mismatch`], [`highest_claim`], [`view_hold`], [`version_hold`] |
+//! | what is looked at again | [`decide_audit`], [`content_due`] |
 //! | which admin acts, and what to do about the lease | [`standing`], [`decide_lease`] |
 //! | how far to trim | `snapshot_store::core::trim_up_to` |
 
+mod audit;
 mod candidate;
 mod change;
 mod evidence;
@@ -23,6 +25,10 @@ mod snapshot;
 mod thresholds;
 mod view;
 
+pub use audit::{
+    AUDIT_TRIES, AuditMemory, AuditPass, AuditPolicy, AuditProgress, AuditStep, AuditWait, Instants, ReadAge, audit_progress,
+    content_due, decide_audit,
+};
 pub use change::{PolicyChange, policy_changes};
 pub use evidence::{chain_mismatch, highest_claim, version_hold, view_hold};
 pub use leadership::{LEAD_LAG_RECORDS_MAX, LeadershipDecision, decide_leadership, leaderships, live_leader};
@@ -32,12 +38,12 @@ pub use lease::{
 };
 pub use options::SchedulerOptions;
 pub use plan::{
-    Command, PartitionPlan, Plan, TRIM_RECHECK, TRIM_SPACING, TRIMS_MAX, VERIFIES_MAX, evidence_hold,
+    Command, PartitionPlan, Plan, TRIM_RECHECK, TRIM_RECHECK_IDLE, TRIM_SPACING, TRIMS_MAX, VERIFIES_MAX, evidence_hold,
     local_hold, plan, trim_hint,
 };
 pub use policy::{CandidateChoice, Policy, PolicyFault};
 pub use price::{FreedBytes, PriceFacts, RestorePrice, TrimPrice, price};
-pub use reason::{LeadershipCode, LeaseCode, LeaseReason, Reason, SnapshotCause, SnapshotCode, TrimStatus};
+pub use reason::{AuditResult, LeadershipCode, LeaseCode, LeaseReason, Reason, SnapshotCause, SnapshotCode, TrimStatus, VerifyCause};
 pub use snapshot::{Budget, Demand, SnapshotCommand, SnapshotDecision, SnapshotStep, decide_snapshot};
 pub use thresholds::{PolicyOverride, Thresholds};
 pub use view::{

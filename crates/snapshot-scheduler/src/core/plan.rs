@@ -1,10 +1,10 @@
 //! What to do next, and for every partition why the rest is not done.
 
 use super::{
-    evidence,
+    audit, evidence,
     leadership::{self, LeadershipDecision},
     policy::Policy,
-    reason::{LeadershipCode, Reason, SnapshotCode},
+    reason::{LeadershipCode, Reason, SnapshotCode, VerifyCause},
     snapshot::{self, Budget, SnapshotCommand, SnapshotDecision, SnapshotStep},
     view::{ClusterView, ControlView, Liveness, Moment, PartitionView, TrimHint},
 };
@@ -24,6 +24,9 @@ pub const TRIMS_MAX: usize = 8;
 pub const TRIM_SPACING: Duration = Duration::from_secs(5);
 /// Longest distance of two looks, so that a change nobody reported is found.
 pub const TRIM_RECHECK: Duration = Duration::from_secs(60);
+/// The same where there was nothing to trim and nothing was wrong. Changes in the store are the audit's to find, within
+/// its budget; most partitions of a large cluster are idle.
+pub const TRIM_RECHECK_IDLE: Duration = Duration::from_secs(3600);
 
 /// One thing to do. Leaves the executor nothing to choose, and can be repeated.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +50,8 @@ pub enum Command {
         node: NodeId,
         /// How thoroughly.
         level: VerifyLevel,
+        /// Why.
+        cause: VerifyCause,
     },
     /// Read everything afresh and trim as far as the rule then allows.
     Trim {
@@ -149,6 +154,9 @@ pub fn plan(view: &ClusterView, policy: &Policy, now: Moment, entropy: &Entropy)
     let mut verifies_left = VERIFIES_MAX.saturating_sub(running(|p| p.verifying.is_some()));
     let mut trims_left = TRIMS_MAX.saturating_sub(running(|p| p.trim.running));
 
+    let reading = running(|p| p.audit.reading);
+    let mut rereads: Vec<(Duration, PartitionId, &PointerEntry)> = Vec::new();
+
     // The partition with the most to replay comes first; with equal ones, the lower number.
     let mut order: Vec<(&PartitionId, &PartitionView)> = view.partitions.iter().collect();
     order.sort_by_key(|(_, partition)| std::cmp::Reverse(snapshot::records_due(view, partition, now)));
@@ -175,11 +183,13 @@ pub fn plan(view: &ClusterView, policy: &Policy, now: Moment, entropy: &Entropy)
                 node: node.clone(),
             });
         }
-        if verifies_left > 0
-            && let Some(command) = verification(view, id, partition, policy, now, entropy)
-        {
-            verifies_left -= 1;
-            plan.commands.push(command);
+        if verifies_left > 0 {
+            if let Some(command) = verification(view, id, partition, policy, now, entropy) {
+                verifies_left -= 1;
+                plan.commands.push(command);
+            } else if let Some((age, entry)) = audit::content_due(view, id, partition, policy, now) {
+                rereads.push((age, id, entry));
+            }
         }
         let trim_hold = local_hold(view, id, partition, now);
         if trims_left > 0 && trim_hold.is_none() && !partition.trim.running {
@@ -201,6 +211,21 @@ pub fn plan(view: &ClusterView, policy: &Policy, now: Moment, entropy: &Entropy)
             },
         );
     }
+    // What a trim waits for comes first; the audit takes what is left, longest unread first.
+    rereads.sort_by_key(|(age, id, _)| (std::cmp::Reverse(*age), *id));
+    let room = (policy.audit.content_max as usize).saturating_sub(reading);
+    let level = policy.verify_before_trim.max(VerifyLevel::Content);
+    let commands = rereads.into_iter().filter_map(|(_, id, entry)| {
+        let node = checker(view, view.partitions.get(&id)?, entry, now, entropy)?;
+        Some(Command::Verify {
+            partition: id,
+            snapshot_id: entry.snapshot_id,
+            node,
+            level,
+            cause: VerifyCause::Audit,
+        })
+    });
+    plan.commands.extend(commands.take(room.min(verifies_left)));
     plan
 }
 
@@ -275,10 +300,11 @@ fn verification(
     if partition.verifying.is_some() || paused || view.standby.is_some() {
         return None;
     }
-    let (entry, level) = restorable(partition, policy).into_iter().find_map(|entry| {
+    let (entry, level, cause) = restorable(partition, policy).into_iter().find_map(|entry| {
         // What a worker reports as damaged is looked at in full, whatever the policy.
         if partition.suspected.contains(&entry.snapshot_id) {
-            return Some((entry, policy.verify_before_trim.max(VerifyLevel::Content)));
+            let level = policy.verify_before_trim.max(VerifyLevel::Content);
+            return Some((entry, level, VerifyCause::Report));
         }
         let wanted = policy.verify_before_trim;
         let settled = match partition.trust.get(&entry.snapshot_id) {
@@ -287,8 +313,25 @@ fn verification(
             // Presence is checked by the admin itself, right before each trim.
             None => wanted == VerifyLevel::Presence,
         };
-        (!settled).then_some((entry, wanted))
+        (!settled).then_some((entry, wanted, VerifyCause::Trim))
     })?;
+    Some(Command::Verify {
+        partition: id,
+        snapshot_id: entry.snapshot_id,
+        node: checker(view, partition, entry, now, entropy)?,
+        level,
+        cause,
+    })
+}
+
+/// Returns who checks a snapshot: a live worker that did not make it, else the one that did.
+fn checker(
+    view: &ClusterView,
+    partition: &PartitionView,
+    entry: &PointerEntry,
+    now: Moment,
+    entropy: &Entropy,
+) -> Option<NodeId> {
     let askable = |node: &&NodeId| {
         view.liveness(node, now) == Liveness::Live
             && partition
@@ -302,20 +345,15 @@ fn verification(
         .filter(|node| **node != entry.node)
         .filter(askable)
         .collect();
-    let node = match entropy.below(others.len()) {
-        Some(index) => others[index],
+    match entropy.below(others.len()) {
+        Some(index) => Some(others[index].clone()),
         None => partition
             .expected
             .iter()
             .filter(askable)
-            .find(|node| **node == entry.node)?,
-    };
-    Some(Command::Verify {
-        partition: id,
-        snapshot_id: entry.snapshot_id,
-        node: node.clone(),
-        level,
-    })
+            .find(|node| **node == entry.node)
+            .cloned(),
+    }
 }
 
 /// Returns how far the cached values would allow a trim. Only a hint for when to look.
@@ -371,8 +409,12 @@ fn worth_a_look(partition: &PartitionView, hint: &TrimHint, now: Moment) -> bool
     let reaches_guard =
         hint.guard_lsn == Some(hint.up_to) && last.up_to < hint.up_to && hint.up_to > trim_point;
     let silence = now.since(*looked_at);
+    let silence_max = match memory.idle {
+        true => TRIM_RECHECK_IDLE,
+        false => TRIM_RECHECK,
+    };
     snapshots_changed
         || reaches_guard
         || (hint.up_to > trim_point && silence >= TRIM_SPACING)
-        || silence >= TRIM_RECHECK
+        || silence >= silence_max
 }

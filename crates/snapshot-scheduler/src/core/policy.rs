@@ -1,6 +1,6 @@
 //! What an operator may decide: when to snapshot, whom to ask, how far to trim.
 
-use super::thresholds::PolicyOverride;
+use super::{audit::AuditPolicy, thresholds::PolicyOverride};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use snapshot_store::{core::TrimRule, format::VerifyLevel};
@@ -101,6 +101,10 @@ pub struct Policy {
     ///
     /// Default: false. Since 0.1.
     pub dry_run: bool,
+    /// How published snapshots are looked at again, though nobody asks for them.
+    ///
+    /// Default: as each key says. Since 0.1.
+    pub audit: AuditPolicy,
     /// Other thresholds for ranges of partitions that do not overlap.
     ///
     /// Default: none. Since 0.1.
@@ -126,6 +130,7 @@ impl Default for Policy {
             snapshots_max: 16,
             prune: None,
             dry_run: false,
+            audit: AuditPolicy::default(),
             overrides: Vec::new(),
         }
     }
@@ -181,6 +186,7 @@ impl Policy {
             "policy.snapshots_max",
             "is 0: no snapshot could ever be made; expected 1 or more".to_owned(),
         );
+        faults.extend(self.audit.faults());
         if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
 
@@ -224,6 +230,12 @@ mod tests {
             restorable_snapshots_min: 0,
             snapshots_per_node_max: 0,
             snapshots_max: 0,
+            audit: AuditPolicy {
+                requests_per_second: 0,
+                concurrency_max: 65,
+                content_max: 0,
+                ..AuditPolicy::default()
+            },
             ..Policy::default()
         };
         let keys: Vec<_> = policy
@@ -238,7 +250,10 @@ mod tests {
                 "policy.lag_records_max",
                 "policy.restorable_snapshots_min",
                 "policy.snapshots_per_node_max",
-                "policy.snapshots_max"
+                "policy.snapshots_max",
+                "policy.audit.requests_per_second",
+                "policy.audit.concurrency_max",
+                "policy.audit.content_max"
             ]
         );
     }
@@ -271,10 +286,13 @@ mod tests {
 
     #[test]
     fn every_knob_says_its_default() {
-        let schema = serde_json::to_value(schemars::schema_for!(Policy)).unwrap();
-        let properties = schema["properties"].as_object().unwrap();
-        assert_eq!(properties.len(), 16);
-        for (key, property) in properties {
+        let of = |schema: schemars::Schema| {
+            let schema = serde_json::to_value(schema).unwrap();
+            schema["properties"].as_object().unwrap().clone()
+        };
+        let knobs = [of(schemars::schema_for!(Policy)), of(schemars::schema_for!(AuditPolicy))];
+        assert_eq!(knobs.each_ref().map(serde_json::Map::len), [17, 5]);
+        for (key, property) in knobs.iter().flatten() {
             let description = property["description"].as_str().unwrap_or_default();
             assert!(
                 description.contains("Default: "),

@@ -49,6 +49,32 @@ words! {
 }
 
 words! {
+    /// Why a snapshot is checked by a worker.
+    VerifyCause {
+        /// A trim demands it.
+        Trim = "trim", "";
+        /// A worker found it damaged.
+        Report = "report", "";
+        /// It was read long ago.
+        Audit = "audit", "";
+    }
+}
+
+words! {
+    /// What a look at a partition's snapshots, or the reading of one of them, came to.
+    AuditResult {
+        /// Everything is as it should be.
+        Sound = "sound", "";
+        /// A snapshot is incomplete or changed.
+        Damaged = "damaged", "";
+        /// The pointer is gone, unreadable or not ours, or a manifest is of another cluster or a newer version.
+        Untrusted = "untrusted", "";
+        /// The store, or the worker, did not say.
+        Failed = "failed", "";
+    }
+}
+
+words! {
     /// What became of the question whether a partition needs a snapshot.
     SnapshotCode {
         /// One is asked for now.

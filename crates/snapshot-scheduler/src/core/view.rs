@@ -1,5 +1,6 @@
 //! What the admin knows, as plain values. Filled by the observer, read by the plan.
 
+use super::audit::AuditMemory;
 use snapshot_store::{
     Fingerprint, Incarnation, Leadership, Lsn, NodeId, PartitionId, ReplicaRole, RequestId, SnapshotId,
     WriteId,
@@ -226,6 +227,8 @@ pub struct TrimMemory {
     pub running: bool,
     /// The last look.
     pub looked: Option<(Moment, TrimHint)>,
+    /// The last look found nothing to trim and nothing wrong: only a change is worth the next one.
+    pub idle: bool,
     /// No look before this moment.
     pub not_before: Moment,
     /// Failures in a row.
@@ -273,6 +276,8 @@ pub struct PartitionView {
     pub trim: TrimMemory,
     /// Sticky holds, of control.json and those this admin is about to write there.
     pub holds: BTreeMap<StickyReason, String>,
+    /// When its snapshots were looked at and read.
+    pub audit: AuditMemory,
 }
 
 impl PartitionView {
@@ -298,6 +303,7 @@ impl PartitionView {
             lead_backoff: BTreeMap::new(),
             trim: TrimMemory::default(),
             holds: BTreeMap::new(),
+            audit: AuditMemory::default(),
         }
     }
 

@@ -82,6 +82,7 @@ fn names_are_clean_and_every_metric_is_described() {
         lease(true, LeaseEpoch::new(1));
         ticked(Duration::ZERO);
         pruned(1);
+        audit(Duration::ZERO, 0);
     });
     let described = seen.described.lock().unwrap();
     for (name, (kind, text)) in described.iter() {

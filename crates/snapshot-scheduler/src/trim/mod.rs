@@ -31,10 +31,11 @@ use crate::{
     archive::{self, limited},
     core::{self, ControlView, Policy},
     lease, metrics, observe,
+    presence::{self, Presence},
     state::Context,
 };
 use snapshot_store::{
-    AnomalyKind, CertificateDraft, CertificateError, CheckLevel, Lsn, NoProgress, PartitionId, SnapshotId,
+    CertificateDraft, CertificateError, Lsn, PartitionId, SnapshotId,
     core::{
         HoldReason, LogFacts, ReplicaNeed, SnapshotTrust, TrimDecision, TrimFacts, TrimGrant, trim_up_to,
     },
@@ -45,7 +46,7 @@ use tokio::time::timeout;
 
 /// How long the log may take to trim; it may have to delete many files.
 const TRIM_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a presence check, a certificate or a look at all that is stored may take.
+/// How long a certificate or a look at all that is stored may take.
 const STORE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A hold, on its way out of the protocol.
@@ -251,8 +252,9 @@ async fn read_all(ctx: &Context, id: PartitionId, reads: &mut Reads) -> Result<(
     reads.certificate = limited(ctx.repository.certificate(id))
         .await?
         .map(|read| read.value);
+    let instants = ctx.instants();
     ctx.lock()
-        .apply_pointer(id, reads.pointer.clone(), reads.certificate.as_ref());
+        .apply_pointer(id, reads.pointer.clone(), reads.certificate.as_ref(), instants);
     archive::read_manifests(ctx, id).await;
     Ok(())
 }
@@ -275,41 +277,14 @@ fn restorable(ctx: &Context, reads: &Reads) -> Vec<PointerEntry> {
 /// Step 3.
 async fn check_restorable(ctx: &Context, id: PartitionId, reads: &mut Reads) -> Result<(), Hold> {
     for entry in restorable(ctx, reads) {
-        let level = CheckLevel::Presence;
-        let check = ctx
-            .repository
-            .check_snapshot(&ctx.cluster, id, &entry, level, &NoProgress);
-        let anomalies = match timeout(STORE_TIMEOUT, check).await {
-            Ok(Ok(check)) => check.anomalies,
-            Ok(Err(error)) => {
-                let detail = format!("snapshot {}: {}", entry.snapshot_id, archive::chain_text(&error));
-                return Err(Hold(archive::store_hold(&error), detail));
+        let trust = match presence::check(ctx, id, &entry).await {
+            Presence::Complete => trust_of(ctx, id, entry.snapshot_id),
+            Presence::Damaged => Some(SnapshotTrust::Damaged),
+            Presence::Left => {
+                let detail = format!("snapshot {} left the pointer meanwhile", entry.snapshot_id);
+                return Err(Hold(HoldReason::LostRace, detail));
             }
-            Err(_) => {
-                let detail = format!("snapshot {}: the store did not answer", entry.snapshot_id);
-                return Err(Hold(HoldReason::StoreUnavailable, detail));
-            }
-        };
-        let trust = match anomalies.first() {
-            Some(anomaly) => {
-                still_named(ctx, id, &entry).await?;
-                metrics::anomaly(anomaly.kind);
-                // Neither says anything about the bytes.
-                let hold = match anomaly.kind {
-                    AnomalyKind::ForeignCluster => Some(HoldReason::ForeignIdentity),
-                    AnomalyKind::NewerFormat => Some(HoldReason::VersionUnsupported),
-                    _ => None,
-                };
-                if let Some(hold) = hold {
-                    return Err(Hold(hold, format!("{}: {}", anomaly.key, anomaly.detail)));
-                }
-                let said = format!("{} ({}: {})", anomaly.key, anomaly.kind.as_str(), anomaly.detail);
-                tracing::error!(partition = %id, snapshot = %entry.snapshot_id, detail = %said, "snapshot is damaged");
-                ctx.lock().note_damaged(id, entry.snapshot_id, said);
-                ctx.store_wake.notify_one();
-                Some(SnapshotTrust::Damaged)
-            }
-            None => trust_of(ctx, id, entry.snapshot_id),
+            Presence::Unknown(reason, detail) => return Err(Hold(reason, detail)),
         };
         if let Some(trust) = trust {
             reads.trust.insert(entry.snapshot_id, trust);
@@ -333,25 +308,6 @@ fn trust_of(ctx: &Context, id: PartitionId, snapshot: SnapshotId) -> Option<Snap
             .copied()
             .unwrap_or(SnapshotTrust::Verified(VerifyLevel::Presence)),
     )
-}
-
-/// A snapshot that is incomplete may have left retention, and been deleted, since the pointer was read.
-async fn still_named(ctx: &Context, id: PartitionId, entry: &PointerEntry) -> Result<(), Hold> {
-    let pointer = limited(ctx.repository.pointer(id)).await?;
-    let named = pointer.is_some_and(|pointer| {
-        pointer
-            .value
-            .snapshots
-            .iter()
-            .any(|now| now.snapshot_id == entry.snapshot_id)
-    });
-    if named {
-        return Ok(());
-    }
-    Err(Hold(
-        HoldReason::LostRace,
-        format!("snapshot {} left the pointer meanwhile", entry.snapshot_id),
-    ))
 }
 
 /// Step 4: all restorable snapshots verified at content or above is the proof of repair.

@@ -6,7 +6,7 @@ use object_store::{ObjectStoreExt, memory::InMemory, path::Path};
 use partition_log::{Base, Log, LogAdmin, Registration, memory::MemoryLog};
 use snapshot_proto::v1;
 use snapshot_scheduler::{
-    Policy, Scheduler, SchedulerBuilder, SchedulerHandle, SchedulerOptions, WorkerClient, WorkerSpec,
+    AuditPolicy, Policy, Scheduler, SchedulerBuilder, SchedulerHandle, SchedulerOptions, WorkerClient, WorkerSpec,
 };
 use snapshot_store::{
     ClusterIdentity, ClusterSpec, ContentHash, Entropy, Fingerprint, Incarnation, IncarnationId, Lsn,
@@ -29,12 +29,16 @@ pub(crate) fn node(name: &str) -> NodeId {
     NodeId::new(name).unwrap()
 }
 
-/// Thresholds low enough for tests; everything else as by default.
+/// Thresholds low enough for tests, and an audit twice a minute; everything else as by default.
 pub(crate) fn policy() -> Policy {
     Policy {
         snapshot_after_records: 100,
         snapshot_after_bytes: 0,
         lag_records_max: 50,
+        audit: AuditPolicy {
+            interval_ms: 30_000,
+            ..AuditPolicy::default()
+        },
         ..Policy::default()
     }
 }

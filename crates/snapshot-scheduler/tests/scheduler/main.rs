@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails the test")]
 
 mod admins;
+mod audit;
+mod audit_rules;
 mod cluster;
 mod cut_store;
 mod damage;

@@ -280,7 +280,9 @@ async fn a_decline_updates_the_view_and_somebody_else_is_asked() {
 #[tokio::test(start_paused = true)]
 async fn a_covered_decline_makes_the_admin_read_the_pointer_instead_of_asking_again() {
     let cluster = Cluster::new(1).await;
-    let running = cluster.start(policy());
+    let mut unaudited = policy();
+    unaudited.audit.interval_ms = 0;
+    let running = cluster.start(unaudited);
     running
         .until("view", |running| running.snapshot_code(0) == "not-due")
         .await;

@@ -3,7 +3,7 @@
 use crate::output::{bytes, duration_ms, hex};
 use serde_json::{Value, json};
 use snapshot_proto::v1::{
-    AdminLease, ClusterStatus, Liveness, NodeView, PartitionState, PartitionView, PauseEntry, PolicyState,
+    AdminLease, AuditState, ClusterStatus, Liveness, NodeView, PartitionState, PartitionView, PauseEntry, PolicyState,
     Reason, RebuildCount, ReplicaRole, ReplicaView, RestoreKind, RestorePhase, RunningRestore, SnapshotView,
     TrimOutcome, TrimPrice, VerifyLevel,
 };
@@ -78,10 +78,45 @@ pub(super) fn cluster_json(status: &ClusterStatus) -> Value {
         "tick": status.tick,
         "lease": status.lease.as_ref().map(lease_json),
         "policy": status.policy.as_ref().map(policy_json),
+        "audit": status.audit.as_ref().map(audit_json),
         "nodes": status.nodes.iter().map(node_json).collect::<Vec<_>>(),
         "partitions": status.partitions.iter().map(partition_json).collect::<Vec<_>>(),
         "pauses": status.pauses.iter().map(pause_json).collect::<Vec<_>>(),
     })
+}
+
+fn audit_json(audit: &AuditState) -> Value {
+    json!({
+        "passes": audit.passes,
+        "last_pass_ms": audit.last_pass_ms,
+        "pass_age_ms": audit.pass_age_ms,
+        "partitions_looked_at": audit.partitions_looked_at,
+        "oldest_look_ms": audit.oldest_look_ms,
+        "oldest_read_ms": audit.oldest_read_ms,
+        "damaged_partitions": audit.damaged_partitions,
+    })
+}
+
+/// Says how current the audit is, and what it leads to.
+pub(super) fn audit_text(audit: &AuditState) -> String {
+    let last = match audit.last_pass_ms {
+        Some(took) => format!("the last pass took {}", duration_ms(took)),
+        None => "no pass is over yet".to_owned(),
+    };
+    let mut text = format!(
+        "Audit: every partition was looked at in the last {}; {last}",
+        duration_ms(audit.oldest_look_ms)
+    );
+    if audit.passes == 0 {
+        text = format!("Audit: {} partitions looked at; {last}", audit.partitions_looked_at);
+    }
+    if !audit.damaged_partitions.is_empty() {
+        text += &format!(
+            "\nPartitions with a damaged snapshot: {:?}; new snapshots are ordered, the logs are held until they are verified",
+            audit.damaged_partitions
+        );
+    }
+    text
 }
 
 fn node_json(node: &NodeView) -> Value {
@@ -219,6 +254,8 @@ pub(super) fn snapshot_json(partition: u32, snapshot: &SnapshotView) -> Value {
         "created_at": time(snapshot.created_at_ms),
         "verified": level(snapshot.verified),
         "damaged": snapshot.damaged,
+        "verified_by": snapshot.verified_by,
+        "read_age_ms": snapshot.read_age_ms,
     })
 }
 

@@ -73,6 +73,11 @@ fn status_text(status: &ClusterStatus) -> String {
     if let Some(policy) = status.policy.as_ref().filter(|policy| !policy.refused.is_empty()) {
         text += &format!("{}\n", render::policy_text(policy));
     }
+    if let Some(audit) = &status.audit
+        && (audit.passes > 0 || !audit.damaged_partitions.is_empty())
+    {
+        text += &format!("{}\n", render::audit_text(audit));
+    }
     let nodes = status.nodes.iter().map(|node| {
         let age = or_dash(node.age_ms.map(duration_ms));
         [
