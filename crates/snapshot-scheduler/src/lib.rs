@@ -6,6 +6,7 @@
 //! | Module | What it does |
 //! |---|---|
 //! | [`core`] | view, policy and plan: plain values and pure decisions |
+//! | `cluster_log`, `client`, `workers` | the seams: logs, a worker, and which workers there are |
 //! | `observe` | polls workers and logs |
 //! | `archive` | reads pointers and the control state, writes sticky holds |
 //! | `lease` | of several admins, sees to it that one acts |
@@ -22,6 +23,7 @@
 
 mod archive;
 mod client;
+mod cluster_log;
 pub mod core;
 mod execute;
 mod handle;
@@ -35,11 +37,14 @@ mod state;
 mod status;
 mod trim;
 mod wire;
+mod workers;
 
 pub use client::{GrpcWorker, SnapshotEvents, WorkerAddressError, WorkerClient, WorkerError, WorkerSpec};
+pub use cluster_log::{ClusterLog, LogParts};
 pub use core::{CandidateChoice, Plan, Policy, PolicyChange, PolicyFault, PolicyOverride, SchedulerOptions};
 pub use handle::{OrderError, PauseError, SchedulerHandle};
 pub use reload::{PolicySource, ReloadError};
 pub use scheduler::{BuildError, Scheduler, SchedulerBuilder};
 pub use service::AdminService;
 pub use trim::{TrimMode, TrimReport, TrimResult};
+pub use workers::{WorkersChange, WorkersFault};
