@@ -63,6 +63,7 @@ const DEPENDENCY_RULES: &[(&str, &str, &str)] = &[
     ("snapshot-worker", "", "snapshot-scheduler tidemark"),
     ("snapshot-scheduler", "", "rocksdb snapshot-worker tidemark"),
     // The examples show that the libraries are enough.
+    ("admin-node", "", "tidemark"),
     ("existing-service", "", "tidemark"),
     ("ledger", "", "tidemark"),
 ];

@@ -6,6 +6,7 @@
 //! | Module | What it does |
 //! |---|---|
 //! | [`core`] | view, policy and plan: plain values and pure decisions |
+//! | `cluster_log`, `client`, `workers` | the seams: logs, a worker, and which workers there are |
 //! | `observe` | polls workers and logs |
 //! | `archive` | reads pointers and the control state, writes sticky holds |
 //! | `audit` | looks at all published snapshots again and again, within a budget of requests |
@@ -24,6 +25,7 @@
 mod archive;
 mod audit;
 mod client;
+mod cluster_log;
 pub mod core;
 mod execute;
 mod handle;
@@ -38,11 +40,14 @@ mod state;
 mod status;
 mod trim;
 mod wire;
+mod workers;
 
 pub use client::{GrpcWorker, SnapshotEvents, WorkerAddressError, WorkerClient, WorkerError, WorkerSpec};
+pub use cluster_log::{ClusterLog, LogParts};
 pub use core::{AuditPolicy, CandidateChoice, Plan, Policy, PolicyChange, PolicyFault, PolicyOverride, SchedulerOptions};
 pub use handle::{OrderError, PauseError, SchedulerHandle};
 pub use reload::{PolicySource, ReloadError};
 pub use scheduler::{BuildError, Scheduler, SchedulerBuilder};
 pub use service::AdminService;
 pub use trim::{TrimMode, TrimReport, TrimResult};
+pub use workers::{WorkersChange, WorkersFault};

@@ -11,10 +11,10 @@ use crate::{
     wire,
 };
 use futures::{StreamExt, stream};
-use partition_log::{LogError, ReadError};
+use partition_log::LogError;
 use snapshot_proto::v1;
 use snapshot_store::{
-    Incarnation, Lsn, NodeId, PartitionId,
+    Lsn, NodeId, PartitionId,
     core::LogFacts,
     format::{PauseScope, StickyReason},
 };
@@ -29,6 +29,8 @@ const LOG_POLLS_MAX: usize = 16;
 const RETIRED_MAX: usize = 8;
 /// How often in a row a log must end below what replicas hold before it counts as regressed.
 const REGRESSED_AFTER: u32 = 2;
+/// How long it may take to learn that a log ends below what replicas hold; one that does not is silent.
+const TAIL_PATIENCE: Duration = Duration::from_secs(1);
 /// How far the distance of two rounds varies.
 const JITTER: f64 = 0.1;
 
@@ -44,7 +46,8 @@ pub(crate) async fn poll_workers(ctx: Arc<Context>) {
                     .get_mut(node)
                     .is_some_and(|memory| !std::mem::replace(&mut memory.polling, true))
             };
-            ctx.workers
+            let workers = ctx.workers();
+            workers
                 .values()
                 .filter(|worker| idle(&worker.node))
                 .cloned()
@@ -68,6 +71,7 @@ pub(crate) async fn poll_workers(ctx: Arc<Context>) {
             .mul_f64(ctx.seams.entropy.jitter(JITTER));
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
+            () = ctx.poll_wake.notified() => {}
             () = ctx.shutdown.cancelled() => return,
         }
     }
@@ -178,7 +182,10 @@ fn apply_status(
     if !status.fingerprint.is_empty() && status.fingerprint[..] != ctx.cluster.fingerprint.as_bytes()[..] {
         return Err("it belongs to another cluster: check its address and its store URL".to_owned());
     }
-    let memory = state.nodes.entry(worker.node.clone()).or_default();
+    // The host took it out of the cluster while it was being asked.
+    let Some(memory) = state.nodes.get_mut(&worker.node) else {
+        return Ok(Applied::Done);
+    };
     if memory.retired.contains(&status.node_generation) {
         return Ok(Applied::Done);
     }
@@ -346,10 +353,12 @@ pub(crate) async fn read_log(ctx: &Context, id: PartitionId) -> Result<(LogFacts
 /// Finds out whether the log ends below `claimed`. The state of the log may lag, so a reader has the last word:
 /// it is told the tail linearizably.
 async fn judge_claim(ctx: &Context, id: PartitionId, facts: LogFacts, claimed: Lsn, who: &str) {
+    let patience = ctx.options.poll_timeout().min(TAIL_PATIENCE);
     let regressed = if claimed < facts.tail {
         None
     } else {
-        confirmed_tail(ctx, id, facts.incarnation, claimed).await
+        let confirmed = ctx.log.tail_below(id, facts.incarnation, claimed);
+        timeout(patience, confirmed).await.ok().flatten()
     };
     let mut state = ctx.lock();
     let Some((_, memory)) = state.partition(id) else {
@@ -367,29 +376,5 @@ async fn judge_claim(ctx: &Context, id: PartitionId, facts: LogFacts, claimed: L
         tracing::error!(partition = %id, %detail, "the log lost records; trimming and leadership are held");
         state.set_hold(id, StickyReason::LogRegressed, detail);
         ctx.store_wake.notify_one();
-    }
-}
-
-/// Returns the tail if it is at or below `claimed`, as told to a reader.
-async fn confirmed_tail(
-    ctx: &Context,
-    id: PartitionId,
-    incarnation: Incarnation,
-    claimed: Lsn,
-) -> Option<Lsn> {
-    let read = async {
-        match ctx.log.read(id, incarnation, claimed.next()).await {
-            Err(error) => Err(error),
-            Ok(mut records) => match records.next().await {
-                Some(Err(error)) => Err(error),
-                Some(Ok(_)) | None => Ok(()),
-            },
-        }
-    };
-    // A reader at the tail waits for the next record: that is an answer too.
-    let patience = ctx.options.poll_timeout().min(Duration::from_secs(1));
-    match timeout(patience, read).await {
-        Ok(Err(ReadError::Regressed { tail })) => Some(tail),
-        Ok(_) | Err(_) => None,
     }
 }

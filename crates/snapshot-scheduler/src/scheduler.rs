@@ -3,6 +3,7 @@
 use crate::{
     archive, audit,
     client::WorkerSpec,
+    cluster_log::ClusterLog,
     core::{self, Candidate, Command, Liveness, Plan, Policy, PolicyFault, SchedulerOptions, TrimStatus},
     execute,
     handle::SchedulerHandle,
@@ -11,14 +12,13 @@ use crate::{
     observe,
     reload::PolicySource,
     state::{Context, State},
+    workers::{self, WorkersFault},
 };
-use partition_log::{Log, LogAdmin};
 use snapshot_store::{
-    AdminSession, ClusterIdentity, NodeId, PartitionId, Repository, RequestId, Seams, core::HoldReason,
+    AdminSession, Clock, ClusterIdentity, NodeId, PartitionId, Repository, RequestId, Seams, core::HoldReason,
     format::{ClusterRecord, StickyReason},
 };
 use std::{
-    collections::BTreeMap,
     sync::{Arc, Mutex, RwLock},
     time::Duration,
 };
@@ -48,22 +48,9 @@ pub enum BuildError {
         /// All faults.
         faults: Vec<PolicyFault>,
     },
-    /// Two workers have the same node id.
-    #[error("worker {node} is configured twice: node ids must be unique")]
-    DuplicateWorker {
-        /// The node.
-        node: NodeId,
-    },
-    /// A worker is expected to host a partition the cluster does not have.
-    #[error("worker {node} is configured with partition {partition}, the cluster has 0 to {last}")]
-    UnknownPartition {
-        /// The node.
-        node: NodeId,
-        /// The partition.
-        partition: PartitionId,
-        /// The highest partition.
-        last: u32,
-    },
+    /// The workers contradict each other or the cluster.
+    #[error(transparent)]
+    Workers(#[from] WorkersFault),
 }
 
 /// Collects the parts of a [`Scheduler`].
@@ -75,11 +62,11 @@ pub struct SchedulerBuilder {
     admin: Option<NodeId>,
     address: Option<String>,
     cluster: Option<(ClusterIdentity, u32)>,
-    log: Option<Arc<dyn Log>>,
-    log_admin: Option<Arc<dyn LogAdmin>>,
-    repository: Option<Repository>,
+    log: Option<Arc<dyn ClusterLog>>,
+    store: Option<Repository>,
     workers: Vec<WorkerSpec>,
     seams: Option<Seams>,
+    clock: Option<Arc<dyn Clock>>,
 }
 
 impl SchedulerBuilder {
@@ -110,34 +97,22 @@ impl SchedulerBuilder {
         self
     }
 
-    /// Sets the log that is looked at.
+    /// Sets the logs that are looked at and trimmed: any engine, [`LogParts`](crate::LogParts), or a host's own.
     #[must_use]
-    pub fn log(mut self, log: Arc<dyn Log>) -> Self {
+    pub fn log(mut self, log: Arc<dyn ClusterLog>) -> Self {
         self.log = Some(log);
         self
     }
 
-    /// Sets the log that is trimmed: the same one, with the credentials for it.
+    /// Sets the repository that the snapshots are in.
     #[must_use]
-    pub fn log_admin(mut self, log_admin: Arc<dyn LogAdmin>) -> Self {
-        self.log_admin = Some(log_admin);
+    pub fn store(mut self, store: Repository) -> Self {
+        self.store = Some(store);
         self
     }
 
-    /// Sets the log that is looked at and trimmed, where one client has the credentials for both.
-    #[must_use]
-    pub fn log_with_admin(self, log: Arc<impl Log + LogAdmin>) -> Self {
-        self.log(log.clone()).log_admin(log)
-    }
-
-    /// Sets the repository.
-    #[must_use]
-    pub fn repository(mut self, repository: Repository) -> Self {
-        self.repository = Some(repository);
-        self
-    }
-
-    /// Sets the workers.
+    /// Sets the workers that are known from the start: none for a host that discovers them, and tells
+    /// [`SchedulerHandle::set_workers`]. Until then the logs are held as `no-live-replica`.
     #[must_use]
     pub fn workers(mut self, workers: Vec<WorkerSpec>) -> Self {
         self.workers = workers;
@@ -148,6 +123,14 @@ impl SchedulerBuilder {
     #[must_use]
     pub fn seams(mut self, seams: Seams) -> Self {
         self.seams = Some(seams);
+        self
+    }
+
+    /// Sets the clock alone. It dates what is stored and shown, and makes a trim smaller under `trim_delay_ms`; how long
+    /// things take is measured by Tokio's.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = Some(clock);
         self
     }
 
@@ -174,8 +157,7 @@ impl SchedulerBuilder {
         let admin = self.admin.ok_or(missing("admin"))?;
         let (cluster, partitions) = self.cluster.ok_or(missing("cluster"))?;
         let log = self.log.ok_or(missing("log"))?;
-        let log_admin = self.log_admin.ok_or(missing("log_admin"))?;
-        let repository = self.repository.ok_or(missing("repository"))?;
+        let repository = self.store.ok_or(missing("store"))?;
         let faults: Vec<PolicyFault> = [
             self.policy.validate(),
             self.policy.validate_for(partitions),
@@ -188,9 +170,10 @@ impl SchedulerBuilder {
         if !faults.is_empty() {
             return Err(BuildError::Faulty { faults });
         }
-        let workers = index_workers(self.workers, partitions)?;
+        let workers = workers::index(self.workers, partitions)?;
         let ids = (0..partitions).map(PartitionId::new);
-        let seams = self.seams.unwrap_or_else(|| repository.seams().clone());
+        let mut seams = self.seams.unwrap_or_else(|| repository.seams().clone());
+        seams.clock = self.clock.unwrap_or(seams.clock);
         let candidate = self.options.lease_term().map(|term| Candidate {
             node: admin.clone(),
             session: AdminSession::new(seams.ulid()),
@@ -211,15 +194,15 @@ impl SchedulerBuilder {
             candidate,
             cluster,
             log,
-            log_admin,
             repository,
             options: self.options,
             policy: RwLock::new(Arc::new(self.policy)),
             policy_source: self.policy_source,
-            workers,
+            workers: RwLock::new(Arc::new(workers)),
             started: Instant::now(),
             trim_locks: ids.map(|id| (id, tokio::sync::Mutex::default())).collect(),
             wake: Notify::new(),
+            poll_wake: Notify::new(),
             store_wake: Notify::new(),
             ticks: watch::Sender::new(0),
             tasks: TaskTracker::new(),
@@ -229,32 +212,6 @@ impl SchedulerBuilder {
             ctx: Arc::new(context),
         })
     }
-}
-
-fn index_workers(
-    workers: Vec<WorkerSpec>,
-    partitions: u32,
-) -> Result<BTreeMap<NodeId, WorkerSpec>, BuildError> {
-    let mut index = BTreeMap::new();
-    for worker in workers {
-        let node = worker.node.clone();
-        if let Some(partition) = worker
-            .partitions
-            .iter()
-            .find(|partition| partition.get() >= partitions)
-        {
-            let (partition, last) = (*partition, partitions.saturating_sub(1));
-            return Err(BuildError::UnknownPartition {
-                node,
-                partition,
-                last,
-            });
-        }
-        if index.insert(node.clone(), worker).is_some() {
-            return Err(BuildError::DuplicateWorker { node });
-        }
-    }
-    Ok(index)
 }
 
 /// The admin of a cluster: watches workers and logs, orders snapshots, has them verified, trims.

@@ -2,14 +2,15 @@
 
 use crate::{
     client::WorkerSpec,
+    cluster_log::ClusterLog,
     core::{
         ArchiveView, AuditPass, Candidate, ClusterView, ControlView, Instants, LeaseView, Moment, NodeView,
         PartitionView, Plan, Policy, ReadAge, SchedulerOptions, TrimStatus,
     },
     metrics::StoredBytes,
     reload::{PolicySource, PolicyState},
+    workers::{self, Workers},
 };
-use partition_log::{Log, LogAdmin};
 use snapshot_proto::v1;
 use snapshot_store::{
     ClusterIdentity, Lsn, NodeId, PartitionId, Repository, Seams, SnapshotId, StoreKind, Timestamp,
@@ -41,21 +42,23 @@ pub(crate) struct Context {
     /// Who it is to the lease; `None` where none is used.
     pub(crate) candidate: Option<Candidate>,
     pub(crate) cluster: ClusterIdentity,
-    pub(crate) log: Arc<dyn Log>,
-    pub(crate) log_admin: Arc<dyn LogAdmin>,
+    pub(crate) log: Arc<dyn ClusterLog>,
     pub(crate) repository: Repository,
     pub(crate) seams: Seams,
     pub(crate) options: SchedulerOptions,
     /// The policy in force; replaced as a whole.
     pub(crate) policy: RwLock<Arc<Policy>>,
     pub(crate) policy_source: Option<Arc<dyn PolicySource>>,
-    pub(crate) workers: BTreeMap<NodeId, WorkerSpec>,
+    /// The workers; replaced as a whole, under the lock of `state`.
+    pub(crate) workers: RwLock<Arc<Workers>>,
     pub(crate) started: Instant,
     pub(crate) state: Mutex<State>,
     /// One trim at a time for each partition, by policy and by operators together.
     pub(crate) trim_locks: BTreeMap<PartitionId, tokio::sync::Mutex<()>>,
     /// Brings the next plan forward.
     pub(crate) wake: Notify,
+    /// Brings the next polls of workers forward.
+    pub(crate) poll_wake: Notify,
     /// Brings the next store reads forward.
     pub(crate) store_wake: Notify,
     /// Number of the last tick.
@@ -102,8 +105,20 @@ impl Context {
             .unwrap_or_else(|| self.repository.kind() == StoreKind::File)
     }
 
-    pub(crate) fn worker(&self, node: &NodeId) -> Option<&WorkerSpec> {
-        self.workers.get(node)
+    /// Returns the workers there are now.
+    pub(crate) fn workers(&self) -> Arc<Workers> {
+        self.workers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(crate) fn worker(&self, node: &NodeId) -> Option<WorkerSpec> {
+        self.workers().get(node).cloned()
+    }
+
+    pub(crate) fn replace_workers(&self, workers: Workers) {
+        *self.workers.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(workers);
     }
 }
 
@@ -223,18 +238,13 @@ impl State {
     pub(crate) fn new(
         cluster: &ClusterIdentity,
         partitions: u32,
-        workers: &BTreeMap<NodeId, WorkerSpec>,
+        workers: &Workers,
         options: &SchedulerOptions,
         policy: &Policy,
         now: Timestamp,
     ) -> Self {
-        let expected = |id: PartitionId| {
-            workers
-                .values()
-                .filter(|worker| worker.partitions.contains(&id))
-                .map(|w| w.node.clone())
-                .collect()
-        };
+        let mut expected = workers::expected(workers);
+        let mut partition = |id| PartitionView::new(expected.remove(&id).unwrap_or_default());
         let ids = || (0..partitions).map(PartitionId::new);
         State {
             view: ClusterView {
@@ -246,7 +256,7 @@ impl State {
                     .keys()
                     .map(|node| (node.clone(), NodeView::default()))
                     .collect(),
-                partitions: ids().map(|id| (id, PartitionView::new(expected(id)))).collect(),
+                partitions: ids().map(|id| (id, partition(id))).collect(),
                 control: ControlView::Unread,
             },
             nodes: workers

@@ -29,7 +29,7 @@ pub(crate) fn cluster_status(ctx: &Context, state: &State, now: Moment) -> v1::C
         fingerprint: ctx.cluster.fingerprint.as_bytes().to_vec().into(),
         admin: ctx.admin.to_string(),
         nodes: ctx
-            .workers
+            .workers()
             .keys()
             .map(|node| node_view(ctx, state, node, now))
             .collect(),

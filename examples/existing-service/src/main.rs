@@ -213,8 +213,8 @@ async fn run() -> Result<()> {
         .options(SchedulerOptions { assign_leaders: false, ..SchedulerOptions::default() })
         .admin(NodeId::new("admin")?)
         .cluster(&cluster)
-        .log_with_admin(Arc::new(service.log.clone()))
-        .repository(service.repository.clone())
+        .log(Arc::new(service.log.clone()))
+        .store(service.repository.clone())
         .workers(vec![worker(a, &first)?, worker(b.clone(), &second)?])
         .build()?;
     tokio::spawn(scheduler.run(CancellationToken::new()));

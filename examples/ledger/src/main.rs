@@ -193,8 +193,8 @@ async fn run() -> Result<()> {
         .options(SchedulerOptions { assign_leaders: false, ..SchedulerOptions::default() })
         .admin(NodeId::new("admin")?)
         .cluster(&cluster)
-        .log_with_admin(Arc::new(shared.log.clone()))
-        .repository(shared.repository.clone())
+        .log(Arc::new(shared.log.clone()))
+        .store(shared.repository.clone())
         .workers(vec![worker(a, &first)?, worker(b.clone(), &second)?])
         .build()?;
     tokio::spawn(scheduler.run(CancellationToken::new()));

@@ -63,7 +63,7 @@ pub fn view_hold(view: &ClusterView, partition: &PartitionView, now: Moment) -> 
         let missing: Vec<_> = partition
             .expected
             .iter()
-            .filter(|node| view.liveness(node, now) == super::view::Liveness::Unknown)
+            .filter(|node| view.may_still_answer(node, now))
             .map(ToString::to_string)
             .collect();
         return Some((

@@ -83,6 +83,8 @@ pub struct Timing {
 /// One node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeView {
+    /// When the admin learned that it exists: at its start, or from the host's discovery.
+    pub known_since: Moment,
     /// When it answered last.
     pub heard_at: Option<Moment>,
     /// Snapshots it makes now or has waiting, by its own report.
@@ -386,11 +388,14 @@ impl ClusterView {
 
     /// Returns whether some expected worker of the partition was not heard yet and may still answer.
     pub fn is_warming(&self, partition: &PartitionView, now: Moment) -> bool {
-        now.0 < self.timing.gone_after
-            && partition
-                .expected
-                .iter()
-                .any(|node| self.liveness(node, now) == Liveness::Unknown)
+        partition.expected.iter().any(|node| self.may_still_answer(node, now))
+    }
+
+    /// Returns whether `node` was never heard, and has not had the time yet after which it counts as gone.
+    pub fn may_still_answer(&self, node: &NodeId, now: Moment) -> bool {
+        let view = self.nodes.get(node);
+        let known_since = view.map(|view| view.known_since).unwrap_or_default();
+        view.is_none_or(|view| view.heard_at.is_none()) && now.since(known_since) < self.timing.gone_after
     }
 
     /// Returns what the live and suspect replicas still need of the log.

@@ -405,7 +405,7 @@ async fn execute(ctx: &Context, id: PartitionId, grant: &TrimGrant, reads: &Read
     let before = reads.log.map_or(Lsn::ZERO, |log| log.trim_point);
     let trim = timeout(
         TRIM_TIMEOUT,
-        ctx.log_admin.trim(id, grant.incarnation, grant.up_to),
+        ctx.log.trim(id, grant.incarnation, grant.up_to),
     )
     .await;
     let answered = match trim {

@@ -371,8 +371,7 @@ async fn a_worker_of_another_cluster_or_name_is_not_believed() {
         .admin(node("admin"))
         .cluster_identity(foreign, 1)
         .log(std::sync::Arc::new(cluster.shared.log.clone()))
-        .log_admin(std::sync::Arc::new(cluster.shared.log.clone()))
-        .repository(cluster.shared.repository.clone())
+        .store(cluster.shared.repository.clone())
         .workers(vec![
             spec(&cluster.workers[0], "w1"),
             spec(&cluster.workers[1], "other"),

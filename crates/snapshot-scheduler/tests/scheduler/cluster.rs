@@ -216,7 +216,7 @@ impl Cluster {
         options: SchedulerOptions,
         repository: Repository,
     ) -> Running {
-        self.start_with(name, policy, options, |builder| builder.repository(repository))
+        self.start_with(name, policy, options, |builder| builder.store(repository))
     }
 
     /// Starts an admin with whatever else a test gives it.
@@ -238,8 +238,7 @@ impl Cluster {
             .admin(node(name))
             .cluster(&self.shared.record)
             .log(Arc::new(self.shared.log.clone()))
-            .log_admin(Arc::new(self.shared.log.clone()))
-            .repository(self.shared.repository.clone())
+            .store(self.shared.repository.clone())
             .workers(workers.collect())
             .options(options);
         let scheduler = more(builder).build().unwrap();

@@ -14,7 +14,7 @@ use crate::{
     wire_security::ClientSecurity,
 };
 use anyhow::Context as _;
-use snapshot_scheduler::{GrpcWorker, Scheduler, WorkerSpec};
+use snapshot_scheduler::{GrpcWorker, LogParts, Scheduler, WorkerSpec};
 use snapshot_store::{NodeId, Seams};
 use std::{process::ExitCode, sync::Arc};
 use tokio_util::sync::CancellationToken;
@@ -57,9 +57,11 @@ pub async fn run(args: RoleArgs) -> anyhow::Result<ExitCode> {
         .admin(node.clone())
         .address(config.advertised(service.address, speaks_tls))
         .cluster(&record)
-        .log(log)
-        .log_admin(connect_admin(&config.log.admin_url, &wire.client)?)
-        .repository(repository)
+        .log(Arc::new(LogParts {
+            log,
+            admin: connect_admin(&config.log.admin_url, &wire.client)?,
+        }))
+        .store(repository)
         .workers(workers(&config.workers, record.partitions, &wire.client)?)
         .seams(seams)
         .build()?;

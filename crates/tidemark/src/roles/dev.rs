@@ -132,9 +132,8 @@ pub async fn run(args: DevArgs, output: OutputFormat) -> anyhow::Result<ExitCode
         .admin(NodeId::new(NAME)?)
         .address(format!("http://{}", admin_port.address))
         .cluster(&record)
-        .log(shared_log)
-        .log_admin(Arc::new(log.clone()))
-        .repository(repository)
+        .log(Arc::new(log.clone()))
+        .store(repository)
         .workers(specs.clone())
         .seams(seams)
         .build()?;
