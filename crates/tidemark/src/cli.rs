@@ -98,6 +98,9 @@ pub enum Command {
     Config(commands::config::ConfigCommand),
     /// Print completions for a shell.
     Completions(CompletionsArgs),
+    /// Write the references that are generated from the code: reasons.md and metrics.md.
+    #[command(hide = true, after_help = "Example:\n  tidemark docs docs")]
+    Docs(crate::reference::DocsArgs),
 }
 
 /// Arguments of `completions`.
@@ -137,6 +140,7 @@ impl Cli {
             Command::Kv(command) => command.run(output).await,
             Command::Token(command) => command.run(output),
             Command::Config(command) => command.run(output),
+            Command::Docs(args) => crate::reference::run(&args),
             Command::Completions(args) => {
                 clap_complete::generate(
                     args.shell,
@@ -280,6 +284,7 @@ mod tests {
             "tidemark log info --log https://log:7300 --tls-ca ca.pem --token-file me.token",
             "tidemark config check --role worker worker.toml",
             "tidemark config schema --role admin",
+            "tidemark docs docs",
             "tidemark worker --config worker.toml --exit-on-stdin-close",
             "tidemark log serve --config log.toml",
             "tidemark log info",
