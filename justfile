@@ -20,6 +20,14 @@ fix:
     cargo fmt --all
     typos --write-changes
 
+# Writes the references that are generated from the code: docs/reasons.md and docs/metrics.md.
+generate-docs:
+    #!/usr/bin/env bash
+    source scripts/lib.sh
+    need_build_tools
+    use_rocksdb_archive
+    cargo run -p tidemark -- docs docs
+
 # All tests; arguments go to the test runner.
 test *args:
     ./scripts/test.sh -- {{ args }}

@@ -4,6 +4,7 @@ use anyhow::{Context, bail, ensure};
 use integration_tests::{TestCluster, scrape};
 use snapshot_store::AnomalyKind;
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io::Write,
     process::{Command, Stdio},
     time::Duration,
@@ -69,6 +70,60 @@ fn check_anomalies(node: Node, metrics: &str) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Checks what a node exports against the reference: every metric stands in it, with the same type and the same labels.
+fn check_reference(node: Node, metrics: &str) -> anyhow::Result<()> {
+    let reference: BTreeMap<String, _> = tidemark::reference::metrics()
+        .into_iter()
+        .map(|metric| (metric.name.clone(), metric))
+        .collect();
+    let mut kinds = BTreeMap::new();
+    for line in metrics.lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        if let ["#", "TYPE", name, kind] = words[..] {
+            let expected = reference.get(name);
+            let expected = expected.with_context(|| format!("{node}: {name} is not in docs/metrics.md"))?;
+            ensure!(
+                expected.kind == kind,
+                "{node}: {name} is a {kind}, docs/metrics.md says {}",
+                expected.kind
+            );
+            kinds.insert(name, kind);
+        }
+    }
+    for line in metrics
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.is_empty())
+    {
+        let (name, labels) = series(line)?;
+        // A histogram's series have endings of their own.
+        let base = ["_bucket", "_sum", "_count"]
+            .iter()
+            .find_map(|ending| name.strip_suffix(ending));
+        let name = base
+            .filter(|base| kinds.get(base) == Some(&"histogram"))
+            .unwrap_or(name);
+        let expected = reference.get(name);
+        let expected = expected.with_context(|| format!("{node}: {name} is not in docs/metrics.md"))?;
+        let known: BTreeSet<&str> = expected.labels.keys().map(String::as_str).collect();
+        ensure!(
+            labels == known,
+            "{node}: {line} has labels {labels:?}, docs/metrics.md says {known:?}"
+        );
+    }
+    Ok(())
+}
+
+/// Returns the name of a series and the names of its labels, without the bound of a histogram's bucket.
+fn series(line: &str) -> anyhow::Result<(&str, BTreeSet<&str>)> {
+    let Some((name, rest)) = line.split_once('{') else {
+        return Ok((line.split(' ').next().context("a name")?, BTreeSet::new()));
+    };
+    let (labels, _) = rest.rsplit_once('}').context("labels end")?;
+    // No value of a label holds a comma or an equals sign.
+    let keys = labels.split(',').filter_map(|label| label.split('=').next());
+    Ok((name, keys.filter(|key| *key != "le").collect()))
 }
 
 /// Runs `promtool check metrics`; it fails on bad names, missing help and everything Prometheus cannot read.
@@ -160,6 +215,7 @@ async fn every_metrics_endpoint_passes_promtool() -> anyhow::Result<()> {
     for node in cluster.nodes() {
         let metrics = scrape(cluster.endpoints().metrics_address(node))?;
         check_with_promtool(node, &metrics)?;
+        check_reference(node, &metrics)?;
         check_anomalies(node, &metrics)?;
         for (_, names) in EXPECTED.iter().filter(|(expected, _)| *expected == node) {
             for name in *names {

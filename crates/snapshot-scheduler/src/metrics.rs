@@ -50,6 +50,21 @@ const HELD_BYTES_MAX: &str = "tidemark_admin_log_held_max_bytes";
 const ARCHIVE_LAG_MAX: &str = "tidemark_admin_archive_lag_max_records";
 const ALL_STORED_BYTES: &str = "tidemark_admin_all_stored_bytes";
 
+/// Metrics that have no series before something happens, with their labels; what the others have shows when they are
+/// described. The reference (`docs/metrics.md`) and the test that compares it with running nodes read this.
+pub const LABELS: &[(&str, &[&str])] = &[
+    (NODES, &["liveness"]),
+    (HOLD, &["partition", "reason"]),
+    (HOLD_AGE, &["partition"]),
+    (HELD_BYTES, &["partition"]),
+    (ARCHIVED, &["partition"]),
+    (GUARD, &["partition"]),
+    (TRIM_POINT, &["partition"]),
+    (TAIL, &["partition"]),
+    (STORED_BYTES, &["partition", "state"]),
+    (ALL_STORED_BYTES, &["state"]),
+];
+
 /// How a snapshot that was asked for ended.
 const OUTCOME_WORDS: [&str; 4] = ["published", "declined", "failed", "unreachable"];
 /// What happens to the lease of an admin.

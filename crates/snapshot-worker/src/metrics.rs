@@ -15,6 +15,10 @@ use partition_log::AppendError;
 use snapshot_store::{Anomaly, AnomalyKind, Lsn, PartitionId, format::VerifyLevel};
 use std::time::Duration;
 
+mod labels;
+
+pub use labels::LABELS;
+
 const SNAPSHOTS: &str = "tidemark_worker_snapshots_total";
 const DECLINES: &str = "tidemark_worker_declines_total";
 const AUTONOMOUS: &str = "tidemark_worker_autonomous";

@@ -61,7 +61,7 @@ pub enum Command {
     Admin(roles::RoleArgs),
     /// Run a worker node.
     Worker(roles::RoleArgs),
-    /// Run the log server, or look at a log.
+    /// Run the log server, look at a log, or begin lost logs anew.
     #[command(subcommand)]
     Log(commands::log::LogCommand),
     /// Show nodes and partitions as the admin sees them.
@@ -98,6 +98,9 @@ pub enum Command {
     Config(commands::config::ConfigCommand),
     /// Print completions for a shell.
     Completions(CompletionsArgs),
+    /// Write the references that are generated from the code: reasons.md and metrics.md.
+    #[command(hide = true, after_help = "Example:\n  tidemark docs docs")]
+    Docs(crate::reference::DocsArgs),
 }
 
 /// Arguments of `completions`.
@@ -137,6 +140,7 @@ impl Cli {
             Command::Kv(command) => command.run(output).await,
             Command::Token(command) => command.run(output),
             Command::Config(command) => command.run(output),
+            Command::Docs(args) => crate::reference::run(&args),
             Command::Completions(args) => {
                 clap_complete::generate(
                     args.shell,
@@ -280,9 +284,12 @@ mod tests {
             "tidemark log info --log https://log:7300 --tls-ca ca.pem --token-file me.token",
             "tidemark config check --role worker worker.toml",
             "tidemark config schema --role admin",
+            "tidemark docs docs",
             "tidemark worker --config worker.toml --exit-on-stdin-close",
             "tidemark log serve --config log.toml",
             "tidemark log info",
+            "tidemark log recover --store file:///tmp/b --log-admin http://127.0.0.1:7301 --dry-run",
+            "tidemark log recover --store s3://b/c --store-option region=r --log-admin http://127.0.0.1:7301 --yes --begin-empty 3,7 --partitions 0-7 --worker http://w:1",
             "tidemark cluster init --name a --partitions 8 --store file:///tmp/b --log-admin http://127.0.0.1:7301",
             "tidemark cluster init --from-fork --store file:///tmp/b --log-admin http://127.0.0.1:7301",
             "tidemark cluster init --from-fork --name a --store file:///tmp/b --log-admin http://127.0.0.1:7301",
@@ -292,6 +299,9 @@ mod tests {
             "tidemark snapshots copy file:///tmp/a file:///tmp/b --move --fork",
             "tidemark snapshots copy file:///tmp/a file:///tmp/b --move --at 7",
             "tidemark snapshots copy file:///tmp/a file:///tmp/b --move --name clone",
+            "tidemark log recover --store file:///tmp/b",
+            "tidemark log recover --store file:///tmp/b --log-admin http://l:1 --dry-run --yes",
+            "tidemark log recover --store file:///tmp/b --log-admin http://l:1 --worker http://w:1 --without-workers",
         ] {
             assert!(Cli::try_parse_from(wrong.split(' ')).is_err(), "{wrong}");
         }

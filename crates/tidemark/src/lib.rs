@@ -14,6 +14,7 @@ pub mod config;
 pub mod demo;
 pub mod kv;
 pub mod output;
+pub mod reference;
 pub mod roles;
 pub mod telemetry;
 pub mod wire_security;

@@ -98,7 +98,7 @@ fn check_kept(shared: &Shared, logs: &[(Registration, Position)]) -> Result<(), 
         });
         if !kept {
             return Err(format!(
-                "its disk lost acknowledged records of partition {partition}, whose tail was {}: follow the disaster runbook",
+                "its disk lost acknowledged records of partition {partition}, whose tail was {}: see the runbook for a lost log",
                 known.tail
             ));
         }

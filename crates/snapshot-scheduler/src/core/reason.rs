@@ -4,10 +4,10 @@ use snapshot_store::{Lsn, core::HoldReason};
 use std::fmt;
 
 macro_rules! words {
-    ($(#[$outer:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $label:literal, $remedy:literal;)* }) => {
+    ($(#[$outer:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $label:literal, $remedy:literal;)* }) => {
         $(#[$outer])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum $name { $($(#[$doc])* $variant,)* }
+        pub enum $name { $($(#[doc = $doc])+ $variant,)* }
 
         impl $name {
             /// Every value.
@@ -16,6 +16,11 @@ macro_rules! words {
             /// Returns the word used in status, metrics and JSON.
             pub const fn as_str(self) -> &'static str {
                 match self { $($name::$variant => $label,)* }
+            }
+
+            /// Returns what it means, as this page of the code says it.
+            pub const fn meaning(self) -> &'static str {
+                match self { $($name::$variant => concat!($($doc),+).trim_ascii(),)* }
             }
 
             /// Returns one sentence that says what to do; empty when nothing is to be done.

@@ -4,11 +4,11 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 macro_rules! hold_reasons {
-    ($($(#[$doc:meta])* $variant:ident = $label:literal, $remedy:literal;)*) => {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $label:literal, $remedy:literal;)*) => {
         /// Why a log is not trimmed now. Each has a metric label and an entry in the operator guide.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "kebab-case")]
-        pub enum HoldReason { $($(#[$doc])* $variant,)* }
+        pub enum HoldReason { $($(#[doc = $doc])+ $variant,)* }
 
         impl HoldReason {
             /// Every reason, in the order of the operator guide.
@@ -17,6 +17,11 @@ macro_rules! hold_reasons {
             /// Returns the name used in status, metrics, JSON and the operator guide.
             pub const fn as_str(self) -> &'static str {
                 match self { $(HoldReason::$variant => $label,)* }
+            }
+
+            /// Returns what it means, as this page of the code says it.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(HoldReason::$variant => concat!($($doc),+).trim_ascii(),)* }
             }
 
             /// Returns one sentence that says what to do, or that nothing is to be done.
@@ -45,7 +50,7 @@ hold_reasons! {
     /// The pointer speaks of a newer or conflicting life of the log.
     IncarnationMismatch = "incarnation-mismatch", "the log is not the one the snapshots were made from: check the log's address and data folder";
     /// A snapshot or replica is above the tail: the log lost records.
-    LogRegressed = "log-regressed", "stop writers and restore the log, or run the disaster runbook; nothing is trimmed meanwhile";
+    LogRegressed = "log-regressed", "stop writers and restore the log, or see the runbook for a lost log; nothing is trimmed meanwhile";
     /// Replicas or snapshots differ at the same LSN.
     ChainMismatch = "chain-mismatch", "keep all data folders: replicas disagree; see the runbook before doing anything";
     /// The admin has not heard from all expected workers since it started.

@@ -22,10 +22,10 @@ impl Severity {
 }
 
 macro_rules! anomaly_kinds {
-    ($($(#[$doc:meta])* $variant:ident = $label:literal, $severity:ident, $remedy:literal;)*) => {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $label:literal, $severity:ident, $remedy:literal;)*) => {
         /// What is wrong with objects in the store. Each has a metric label.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum AnomalyKind { $($(#[$doc])* $variant,)* }
+        pub enum AnomalyKind { $($(#[doc = $doc])+ $variant,)* }
 
         impl AnomalyKind {
             /// Every kind.
@@ -34,6 +34,11 @@ macro_rules! anomaly_kinds {
             /// Returns the word used in metrics, status and JSON.
             pub const fn as_str(self) -> &'static str {
                 match self { $(AnomalyKind::$variant => $label,)* }
+            }
+
+            /// Returns what it means, as this page of the code says it.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(AnomalyKind::$variant => concat!($($doc),+).trim_ascii(),)* }
             }
 
             /// Returns whether a restore may fail because of it.

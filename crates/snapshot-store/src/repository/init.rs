@@ -66,7 +66,7 @@ pub enum InitError {
         if *forked {
             "it is a fork, create its logs with `tidemark cluster init --from-fork`"
         } else {
-            "check the log's address and data folder, or follow the disaster runbook"
+            "check the log's address and data folder, or recover it (`tidemark log recover`)"
         }
     )]
     Archived {

@@ -8,7 +8,7 @@
 //! | `snapshot_upload`, `publish`, `upload`, `reuse` | makes a finished checkpoint a published snapshot |
 //! | `certificate`, `control`, `lease` | the other mutable objects |
 //! | `source` | where an upload takes its files from: this machine, or another repository |
-//! | `copy` | moves or forks a cluster's snapshots to another repository |
+//! | `copy` | moves or forks a cluster's snapshots to another repository, or begins their next generation |
 //! | `check`, `download` | verifies a snapshot in the store, brings one back |
 //! | `local_source` | takes files of a download from the local disk, hashed |
 //! | `open`, `options` | turns a URL and options into a store |
@@ -53,7 +53,7 @@ pub use anomaly::{Anomaly, AnomalyKind, Severity};
 pub use certificate::{CertificateDraft, CertificateError};
 pub use copy::{
     CopiedPartition, CopiedSnapshot, CopyError, CopyFault, CopyOutcome, CopyReport, ForkRequest, MoveRequest,
-    PassedOver,
+    PassedOver, PlannedRecovery, RecoveredLog, RecoveryFault, RecoveryPlan, RecoveryRequest,
 };
 pub use download::{Download, DownloadError, Reuse};
 pub use error::{ContentCheck, ManifestError, StoreError};

@@ -38,7 +38,7 @@ use super::{
 use crate::{
     core::{PointerFloor, ReplaceRefusal, may_replace_pointer, retained_after},
     format::{Certificate, Keys, Manifest, Pointer, PointerEntry, PublishedSnapshot, Stored, Unknown},
-    vocabulary::{ContentHash, Lsn, PartitionId, WriteId},
+    vocabulary::{ClusterIdentity, ContentHash, Lsn, PartitionId, WriteId},
 };
 use object_store::UpdateVersion;
 use tokio_util::sync::CancellationToken;
@@ -452,8 +452,24 @@ impl Repository {
         certificate: Option<&Versioned<Certificate>>,
     ) -> Pointer {
         let current = current.map(|current| &current.value);
-        let certificate = certificate.map(|certificate| &certificate.value);
-        let restorable_snapshots_min = upload.restorable_min(current);
+        self.pointer_after(
+            (&upload.cluster, upload.partition),
+            entry,
+            current,
+            certificate.map(|certificate| &certificate.value),
+            upload.restorable_min(current),
+        )
+    }
+
+    /// Returns the pointer that makes `entry` the latest snapshot after what `current` says.
+    pub(super) fn pointer_after(
+        &self,
+        (cluster, partition): (&ClusterIdentity, PartitionId),
+        entry: &PointerEntry,
+        current: Option<&Pointer>,
+        certificate: Option<&Certificate>,
+        restorable_snapshots_min: u32,
+    ) -> Pointer {
         let mut history = vec![PublishedSnapshot {
             snapshot_id: entry.snapshot_id,
             incarnation: entry.incarnation,
@@ -468,8 +484,8 @@ impl Repository {
         );
         history.truncate(Pointer::HISTORY_MAX);
         Pointer {
-            cluster: upload.cluster.clone(),
-            partition: upload.partition,
+            cluster: cluster.clone(),
+            partition,
             write_id: WriteId::new(self.seams().ulid()),
             restorable_snapshots_min,
             snapshots: retained_after(current, entry.clone(), certificate, restorable_snapshots_min),

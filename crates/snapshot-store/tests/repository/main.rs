@@ -19,6 +19,7 @@ mod lease;
 mod local;
 mod publish;
 mod publish_faults;
+mod recover;
 mod resume;
 mod sweep;
 mod sweep_folder;

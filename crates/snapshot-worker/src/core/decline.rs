@@ -121,6 +121,38 @@ impl Decline {
         "stopping",
     ];
 
+    /// What each word of [`Decline::REASONS`] means, and what to do about it.
+    pub const EXPLAINED: &[(&str, &str)] = &[
+        (
+            "The node does not host the partition.",
+            "the admin's list of workers and the worker's `partitions` disagree: correct one of them",
+        ),
+        (
+            "The replica has not applied the LSN that the request demands.",
+            "nothing to do: a fresher replica is asked",
+        ),
+        (
+            "A snapshot of the partition is being made here already.",
+            "nothing to do: wait for it",
+        ),
+        (
+            "The replica is opening, restoring, catching up or blocked.",
+            "nothing to do unless it is blocked: then see why",
+        ),
+        (
+            "The store already has a trusted snapshot at the LSN this one would have, or above.",
+            "nothing to do",
+        ),
+        (
+            "The node makes and queues as many snapshots as it may.",
+            "if it lasts, raise `exports_max` or `exports_queue_max` of the worker",
+        ),
+        (
+            "The node is shutting down.",
+            "nothing to do: another replica is asked",
+        ),
+    ];
+
     /// Returns the word used in metrics, status and JSON.
     pub const fn reason(&self) -> &'static str {
         match self {
@@ -359,6 +391,11 @@ mod tests {
                 assert!(Decline::REASONS.contains(&decline.reason()), "{name}");
             }
         }
+    }
+
+    #[test]
+    fn every_word_is_explained() {
+        assert_eq!(Decline::REASONS.len(), Decline::EXPLAINED.len());
     }
 
     #[test]

@@ -7,101 +7,59 @@ use snapshot_store::{
 };
 use std::fmt;
 
-/// Why a partition cannot go on by itself. Each has a metric label and an entry in the operator guide.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum BlockedReason {
-    /// No log is registered for the partition.
-    LogMissing,
-    /// The log is of another incarnation than the local state, and not a newer one; or it continues another state.
-    LogIncarnation,
-    /// The log does not hold what this replica has applied.
-    LogRegressed,
-    /// A record in the middle of the log is missing.
-    LogHole,
-    /// The log did not answer for a while.
-    LogUnavailable,
-    /// No snapshot covers what the log no longer has.
-    NoCoveringSnapshot,
-    /// The object store did not answer, and a snapshot is needed.
-    StoreUnavailable,
-    /// A stored object belongs to another cluster, is unreadable or of a newer version.
-    StoreUnusable,
-    /// A record cannot be applied by this version.
-    PoisonRecord,
-    /// The local state cannot be read or written.
-    LocalState,
-    /// The disk has no room for what the partition has to write.
-    DiskFull,
-    /// The state was written by another or a newer state machine.
-    StateVersion,
+macro_rules! blocked_reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $label:literal, $remedy:literal;)*) => {
+        /// Why a partition cannot go on by itself. Each has a metric label and an entry in the operator guide.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum BlockedReason { $($(#[doc = $doc])+ $variant,)* }
+
+        impl BlockedReason {
+            /// Every reason, in the order of the operator guide.
+            pub const ALL: &[BlockedReason] = &[$(BlockedReason::$variant,)*];
+
+            /// Returns the word used in status, metrics and the operator guide.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(BlockedReason::$variant => $label,)* }
+            }
+
+            /// Returns what it means, as this page of the code says it.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(BlockedReason::$variant => concat!($($doc),+).trim_ascii(),)* }
+            }
+
+            /// Returns one sentence that says what to do.
+            pub const fn remedy(self) -> &'static str {
+                match self { $(BlockedReason::$variant => $remedy,)* }
+            }
+        }
+    };
 }
 
-impl BlockedReason {
-    /// Every reason, in the order of the operator guide.
-    pub const ALL: &[BlockedReason] = &[
-        BlockedReason::LogMissing,
-        BlockedReason::LogIncarnation,
-        BlockedReason::LogRegressed,
-        BlockedReason::LogHole,
-        BlockedReason::LogUnavailable,
-        BlockedReason::NoCoveringSnapshot,
-        BlockedReason::StoreUnavailable,
-        BlockedReason::StoreUnusable,
-        BlockedReason::PoisonRecord,
-        BlockedReason::LocalState,
-        BlockedReason::DiskFull,
-        BlockedReason::StateVersion,
-    ];
-
-    /// Returns the word used in status, metrics and the operator guide.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            BlockedReason::LogMissing => "log-missing",
-            BlockedReason::LogIncarnation => "log-incarnation",
-            BlockedReason::LogRegressed => "log-regressed",
-            BlockedReason::LogHole => "log-hole",
-            BlockedReason::LogUnavailable => "log-unavailable",
-            BlockedReason::NoCoveringSnapshot => "no-covering-snapshot",
-            BlockedReason::StoreUnavailable => "store-unavailable",
-            BlockedReason::StoreUnusable => "store-unusable",
-            BlockedReason::PoisonRecord => "poison-record",
-            BlockedReason::LocalState => "local-state",
-            BlockedReason::DiskFull => "disk-full",
-            BlockedReason::StateVersion => "state-version",
-        }
-    }
-
-    /// Returns one sentence that says what to do.
-    pub const fn remedy(self) -> &'static str {
-        match self {
-            BlockedReason::LogMissing => {
-                "check that the log's address and data folder are the right ones; a lost log is rebuilt only by the disaster runbook"
-            }
-            BlockedReason::LogIncarnation => {
-                "the log is not the one that this replica's state belongs to: check the log's address and data folder"
-            }
-            BlockedReason::LogRegressed => {
-                "the log lost records: stop writers, restore the log or follow the disaster runbook"
-            }
-            BlockedReason::LogHole => "the log is damaged: restore it or follow the disaster runbook",
-            BlockedReason::LogUnavailable => "start the log server or check its address; retried by itself",
-            BlockedReason::NoCoveringSnapshot => {
-                "restore a snapshot to the store, or start a replica that still has the state; retried by itself"
-            }
-            BlockedReason::StoreUnavailable => {
-                "check the store's URL, credentials and network; retried by itself"
-            }
-            BlockedReason::StoreUnusable => "look at the object the message names; it is never overwritten",
-            BlockedReason::PoisonRecord => {
-                "update this node's software so that it can apply the record, or have all replicas pass over it with `tidemark partitions skip`"
-            }
-            BlockedReason::LocalState => {
-                "check the disk and the permissions of the data folder; retried by itself"
-            }
-            BlockedReason::DiskFull => "make room on the disk of the data folder; retried by itself",
-            BlockedReason::StateVersion => "update this node's software to the version that wrote the state",
-        }
-    }
+blocked_reasons! {
+    /// No log is registered for the partition.
+    LogMissing = "log-missing", "check that the log's address and data folder are the right ones; a log that is lost is begun anew with `tidemark log recover`";
+    /// The log is of another incarnation than the local state, and not a newer one; or it continues another state.
+    LogIncarnation = "log-incarnation", "the log is not the one that this replica's state belongs to: check the log's address and data folder";
+    /// The log does not hold what this replica has applied.
+    LogRegressed = "log-regressed", "the log lost records: stop writers and restore the log, or see the runbook for a lost log";
+    /// A record in the middle of the log is missing.
+    LogHole = "log-hole", "the log is damaged: restore it, or see the runbook for a lost log";
+    /// The log did not answer for a while.
+    LogUnavailable = "log-unavailable", "start the log server or check its address; retried by itself";
+    /// No snapshot covers what the log no longer has.
+    NoCoveringSnapshot = "no-covering-snapshot", "restore a snapshot to the store, or start a replica that still has the state; retried by itself";
+    /// The object store did not answer, and a snapshot is needed.
+    StoreUnavailable = "store-unavailable", "check the store's URL, credentials and network; retried by itself";
+    /// A stored object belongs to another cluster, is unreadable or of a newer version.
+    StoreUnusable = "store-unusable", "look at the object the message names; it is never overwritten";
+    /// A record cannot be applied by this version.
+    PoisonRecord = "poison-record", "update this node's software so that it can apply the record, or have all replicas pass over it with `tidemark partitions skip`";
+    /// The local state cannot be read or written.
+    LocalState = "local-state", "check the disk and the permissions of the data folder; retried by itself";
+    /// The disk has no room for what the partition has to write.
+    DiskFull = "disk-full", "make room on the disk of the data folder; retried by itself";
+    /// The state was written by another or a newer state machine.
+    StateVersion = "state-version", "update this node's software to the version that wrote the state";
 }
 
 impl fmt::Display for BlockedReason {

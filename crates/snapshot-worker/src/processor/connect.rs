@@ -47,7 +47,13 @@ impl Task {
     /// Finds the position, and gets there.
     pub(super) async fn connect(&mut self) -> Result<Position, Halt> {
         for _ in 0..STEPS_MAX {
-            let (registration, info) = self.look_at_log().await?;
+            let (registration, info) = match self.look_at_log().await {
+                Ok(found) => found,
+                Err(halt) => {
+                    self.show_local().await;
+                    return Err(halt);
+                }
+            };
             let log = self.log_facts(&registration, &info);
             if self.local.is_none() {
                 self.open_local().await?;
@@ -144,6 +150,16 @@ impl Task {
         self.check_owner(&local.metadata)?;
         self.adopt(local);
         Ok(())
+    }
+
+    /// Opens the local state for what it says of itself, while there is no log to go on with: an operator who has lost the
+    /// log asks how far it went. What is wrong with the state is found, and said, once the log is back.
+    async fn show_local(&mut self) {
+        if self.local.is_none()
+            && let Err(halt) = self.open_local().await
+        {
+            tracing::debug!(partition = %self.replica.partition, ?halt, "the local state cannot be shown without a log");
+        }
     }
 
     fn check_owner(&self, metadata: &StateMetadata) -> Result<(), Halt> {

@@ -81,7 +81,7 @@ fn decide(
 ) -> Result<Step, Refusal> {
     let Some(found) = found else {
         return match point {
-            Ok(point) => Ok(Step::Provision(registration(record, point))),
+            Ok(point) => Ok(Step::Provision(registration_after(record, point))),
             Err(refusal) => Err(refusal.clone().into()),
         };
     };
@@ -113,7 +113,8 @@ fn base(point: &ForkPoint) -> Base {
     }
 }
 
-fn registration(record: &ClusterRecord, point: &ForkPoint) -> Registration {
+/// Returns the registration of the log that begins at `point`.
+pub(super) fn registration_after(record: &ClusterRecord, point: &ForkPoint) -> Registration {
     Registration {
         partition: point.partition,
         incarnation: point.incarnation,
@@ -292,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_log_that_is_there_is_kept_however_far_its_partition_has_come() {
-        let log = registration(&record(), &point());
+        let log = registration_after(&record(), &point());
         let sealed = Registration {
             sealed: true,
             ..log.clone()
@@ -315,7 +316,7 @@ mod tests {
 
     #[test]
     fn everything_else_is_refused_by_name() {
-        let log = registration(&record(), &point());
+        let log = registration_after(&record(), &point());
         let absent = ForkRefusal::NoPointer { partition: P0 };
         let lived_on = ForkRefusal::Trimmed { partition: P0 };
         let foreign = Registration {

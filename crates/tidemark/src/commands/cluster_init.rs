@@ -8,7 +8,8 @@
 //! 4. Provision the logs one by one. A crash leaves some missing.
 //!
 //! A rerun with the same name and number of partitions finds the identity of the first run and completes it, with
-//! the same ids. With `--from-fork`: `cluster_fork`. Not here: disaster recovery.
+//! the same ids; logs that a recovery began anew stay as they are. With `--from-fork`: `cluster_fork`. Not here: recovering
+//! lost logs (`log_recover`).
 
 use super::{ConnectionArgs, StoreOptionArgs, cluster_fork};
 use crate::output::{OutputFormat, table};
@@ -17,10 +18,14 @@ use clap::{Args, Subcommand};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use partition_log::{Log, LogAdmin, LogError, ProvisionError, Registration};
 use snapshot_store::{
-    ClusterSpec, PartitionId, Repository,
+    ClusterSpec, Lineage, PartitionId, Repository,
     format::{ClusterRecord, KeyHash},
 };
-use std::{collections::BTreeMap, process::ExitCode, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::ExitCode,
+    time::Duration,
+};
 
 /// The most partitions of a cluster; more than any single log server serves well.
 const PARTITIONS_MAX: i64 = 10_000;
@@ -148,10 +153,12 @@ pub(crate) async fn init(
         .context("the store cannot be read; check its URL")?;
     refuse_foreign_log(log, known.as_ref(), repository.url()).await?;
     let record = repository.init(&spec).await?;
-    if known.is_some() {
-        refuse_archived(repository, log, &record).await?;
-    }
-    for registration in Registration::of_new_cluster(&record) {
+    let recovered = match known {
+        Some(_) => refuse_archived(repository, log, &record).await?,
+        None => BTreeSet::new(),
+    };
+    let first_lives = Registration::of_new_cluster(&record);
+    for registration in first_lives.filter(|first| !recovered.contains(&first.partition)) {
         let partition = registration.partition;
         provision(admin, registration).await.with_context(|| {
             format!(
@@ -165,12 +172,12 @@ pub(crate) async fn init(
 }
 
 /// Refuses to create empty logs beside snapshots: where a log is missing, and where the one that is there continues
-/// a snapshot.
+/// a snapshot. Returns the partitions whose log lives a later life by now, after a recovery: they have theirs.
 async fn refuse_archived(
     repository: &Repository,
     log: &dyn Log,
     record: &ClusterRecord,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<BTreeSet<PartitionId>> {
     let found = registrations(log, record).await?;
     let continues = |(partition, log): &(&PartitionId, &Registration)| {
         log.base.is_some() && record.incarnations.get(partition) == Some(&log.incarnation)
@@ -191,7 +198,12 @@ async fn refuse_archived(
         .try_collect::<Vec<()>>()
         .await
         .context("no log was created")?;
-    Ok(())
+    let later = found.iter().filter(|(partition, log)| {
+        let first = record.incarnations.get(partition);
+        log.fingerprint == record.cluster.fingerprint
+            && first.is_some_and(|first| log.incarnation.compared_to(first) == Lineage::Newer)
+    });
+    Ok(later.map(|(partition, _)| *partition).collect())
 }
 
 /// Returns what the registry knows of each partition that has a log.

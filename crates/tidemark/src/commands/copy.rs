@@ -74,7 +74,14 @@ pub struct CopyArgs {
 
 /// Partitions as people list them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct PartitionList(BTreeSet<PartitionId>);
+pub struct PartitionList(BTreeSet<PartitionId>);
+
+impl PartitionList {
+    /// Returns them.
+    pub(super) fn partitions(&self) -> BTreeSet<PartitionId> {
+        self.0.clone()
+    }
+}
 
 impl FromStr for PartitionList {
     type Err = String;

@@ -1,4 +1,4 @@
-//! `log serve` and `log info`.
+//! `log serve` and `log info`; `log recover` is in `log_recover`.
 
 use crate::{
     output::{OutputFormat, bytes, or_dash, table},
@@ -23,6 +23,9 @@ pub enum LogCommand {
         after_help = "Examples:\n  tidemark log info\n  tidemark log info --log http://10.0.0.4:7300 --output json"
     )]
     Info(InfoArgs),
+    /// Begin lost logs anew from the newest verified snapshots; says what is lost, and asks.
+    #[command(after_help = super::log_recover::HELP)]
+    Recover(Box<super::log_recover::RecoverArgs>),
 }
 
 /// Arguments of `log info`.
@@ -48,6 +51,7 @@ impl LogCommand {
     pub async fn run(self, output: OutputFormat) -> anyhow::Result<ExitCode> {
         match self {
             LogCommand::Serve(args) => roles::log::run(args).await,
+            LogCommand::Recover(args) => super::log_recover::recover(*args, output).await,
             LogCommand::Info(args) => info(&args.log, &args.connection.security()?, output).await,
         }
     }

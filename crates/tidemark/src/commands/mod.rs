@@ -18,6 +18,7 @@ mod admin_client;
 mod cluster_fork;
 mod connection;
 pub mod copy;
+pub mod log_recover;
 mod render;
 pub mod restore;
 mod store_args;

@@ -18,7 +18,15 @@ const HELD_BYTES: &str = "tidemark_log_held_bytes";
 const HELD_BYTES_ALL: &str = "tidemark_log_all_held_bytes";
 const HELD_RECORDS_ALL: &str = "tidemark_log_all_held_records";
 
-fn describe() {
+/// The labels of the metrics described here; none of them has a series before the first sample.
+pub(crate) const LABELS: &[(&str, &[&str])] = &[
+    (TAIL, &["partition"]),
+    (TRIM_POINT, &["partition"]),
+    (HELD_BYTES, &["partition"]),
+];
+
+/// Describes all metrics of this module to the installed recorder.
+pub(crate) fn describe() {
     metrics::describe_gauge!(PARTITIONS, "Partitions with a log here");
     metrics::describe_gauge!(
         TAIL,

@@ -32,12 +32,17 @@ pub(super) fn install() -> Result<PrometheusHandle, RoleError> {
         })
         .and_then(PrometheusBuilder::install_recorder)
         .map_err(failed)?;
+    describe();
+    Ok(RECORDER.get_or_init(|| handle).clone())
+}
+
+/// Describes what every node exports, whatever its role, and exports it.
+pub(crate) fn describe() {
     metrics::describe_gauge!(
         "tidemark_build_info",
         "Version of the running program; the value is always 1"
     );
     metrics::gauge!("tidemark_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    Ok(RECORDER.get_or_init(|| handle).clone())
 }
 
 /// Whether a node serves, and what it waits for until then. Clones share one state.

@@ -5,6 +5,9 @@ use metrics::{counter, describe_counter};
 
 const REFUSED: &str = "tidemark_wire_refused_total";
 
+/// The labels of the metrics described here; they have no series before a call is refused.
+pub(crate) const LABELS: &[(&str, &[&str])] = &[(REFUSED, &["reason"])];
+
 /// Describes all metrics of this module to the installed recorder.
 pub fn describe() {
     describe_counter!(REFUSED, "Calls refused for their token, by reason");

@@ -30,7 +30,10 @@ use crate::{
         Certificate, ClusterRecord, Keys, Manifest, Origin, Pointer, PointerEntry, PublishedSnapshot, Stored,
         Unknown,
     },
-    vocabulary::{ContentHash, Fingerprint, Incarnation, Lsn, PartitionId, SnapshotId, Timestamp, WriteId},
+    vocabulary::{
+        ClusterIdentity, ContentHash, Fingerprint, Incarnation, Lsn, PartitionId, SnapshotId, Timestamp,
+        WriteId,
+    },
 };
 use std::collections::BTreeSet;
 use tokio_util::sync::CancellationToken;
@@ -128,7 +131,12 @@ fn forked_id(fingerprint: &Fingerprint, snapshot: SnapshotId) -> SnapshotId {
 /// Returns the manifest of the copy of the snapshot that `source` describes.
 ///
 /// A snapshot that was itself forked, and not made anew since, keeps its origin: that is whose state the files hold.
-fn forked_manifest(source: Manifest, to: &ClusterRecord, incarnation: Incarnation) -> Manifest {
+pub(super) fn forked_manifest(
+    source: Manifest,
+    to: &ClusterIdentity,
+    incarnation: Incarnation,
+    snapshot_id: SnapshotId,
+) -> Manifest {
     let origin = Origin {
         cluster: source.cluster,
         incarnation: source.incarnation,
@@ -139,9 +147,9 @@ fn forked_manifest(source: Manifest, to: &ClusterRecord, incarnation: Incarnatio
         file.copies = 0;
     }
     Manifest {
-        cluster: to.cluster.clone(),
+        cluster: to.clone(),
         incarnation,
-        snapshot_id: forked_id(&to.cluster.fingerprint, source.snapshot_id),
+        snapshot_id,
         request_id: None,
         origin: Some(source.origin.unwrap_or(origin)),
         bytes_uploaded: source.bytes_total,
@@ -262,7 +270,8 @@ impl Fork<'_> {
     ) -> Result<CopiedSnapshot, CopyFault> {
         let sound = self.source.sound_manifest(&self.from.cluster, partition, entry);
         let (manifest, _) = self.run.unless_cancelled(sound).await?;
-        let manifest = forked_manifest(manifest, self.to, incarnation);
+        let id = forked_id(&self.to.cluster.fingerprint, manifest.snapshot_id);
+        let manifest = forked_manifest(manifest, &self.to.cluster, incarnation, id);
         let bytes = manifest.encode();
         let forked = entry_for(&manifest, ContentHash::of(&bytes));
         let placement = Placement {

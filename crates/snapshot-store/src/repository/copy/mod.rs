@@ -6,6 +6,7 @@
 //! | `place` | brings one snapshot to its place, verified |
 //! | `moving` | another place for the same cluster: the source is sealed first |
 //! | `fork` | another cluster: new ids, and each snapshot says where it came from |
+//! | `recover` | the same place and cluster, in the next generation: its logs are lost |
 //! | `seal` | the seal, and the identity of a destination |
 //!
 //! Both ways keep the order of publishing: files, manifest, a check that all is there, and the pointer last. A run that
@@ -17,16 +18,18 @@
 //!   run that wrote the pointer.
 //! - A destination's pointer never goes back, and never names what is not complete.
 //!
-//! Not here: logs (`cluster init --from-fork`), and which repository a node uses (its configuration).
+//! Not here: logs (`cluster init --from-fork`, `log recover`), and which repository a node uses (its configuration).
 
 mod fork;
 mod moving;
 mod place;
+mod recover;
 mod report;
 mod seal;
 
 pub use fork::ForkRequest;
 pub use moving::MoveRequest;
+pub use recover::{PlannedRecovery, RecoveredLog, RecoveryFault, RecoveryPlan, RecoveryRequest};
 pub use report::{
     CopiedPartition, CopiedSnapshot, CopyError, CopyFault, CopyOutcome, CopyReport, PassedOver,
 };
