@@ -14,7 +14,8 @@ use crate::{
 };
 use partition_log::{Log, LogAdmin};
 use snapshot_store::{
-    AdminSession, ClusterIdentity, NodeId, PartitionId, Repository, RequestId, Seams, core::HoldReason,
+    AdminSession, ClusterIdentity, NodeId, PartitionId, Repository, RequestId, Seams,
+    core::HoldReason,
     format::{ClusterRecord, StickyReason},
 };
 use std::{
