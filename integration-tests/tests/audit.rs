@@ -219,7 +219,8 @@ async fn snapshots_that_vanish_or_change_are_found_held_and_healed_on_busy_and_i
         }
     }
     until(&cluster, "the idle partition to come to rest", |status| {
-        (trim_code(status, IDLE) == "nothing-to-trim").then_some(())
+        let view = &status.partitions[IDLE as usize];
+        (view.guard_lsn.is_some() && view.trim_point == view.guard_lsn).then_some(())
     })
     .await?;
     let at_rest = log_info(cluster.endpoints(), IDLE).await?.tail;
