@@ -2,7 +2,7 @@
 //! trimmed above the guard, and a pause outlives both. And one whose policy changes while it runs.
 
 use anyhow::{Context, ensure};
-use integration_tests::{SingleNode, TestCluster};
+use integration_tests::{SingleNode, TestCluster, bucket::check_trim_point, replicas::log_info};
 use rustix::process::{Pid, Signal, kill_process};
 use snapshot_proto::v1::{
     AdminLease, ClusterStatus, GetClusterStatusRequest, PauseRequest, PolicyState,
@@ -48,6 +48,22 @@ async fn until_lease(
         }
     });
     Ok(lease.await?)
+}
+
+/// Waits until the admin at `url` obeys the pause of partition 1.
+async fn until_paused(url: &str) -> anyhow::Result<()> {
+    let paused = wait_for("the pause to be obeyed", WITHIN, async || {
+        let partition = status(url).await?.partitions.swap_remove(1);
+        let trim = partition.trim.ok_or("nothing decided yet")?;
+        if trim.code == "paused" {
+            Ok(trim)
+        } else {
+            Err(format!("{trim:?}"))
+        }
+    })
+    .await?;
+    ensure!(paused.detail.contains("it must outlive both"), "{paused:?}");
+    Ok(())
 }
 
 /// A second admin like the first one, under another name and at other ports.
@@ -150,6 +166,15 @@ async fn a_second_admin_takes_over_from_one_that_is_stopped_or_killed() -> anyho
     );
     trim_on(&one, &client, &repository).await?;
 
+    let mut operator = AdminServiceClient::connect(one.clone()).await?;
+    let pause = PauseRequest {
+        partition: Some(1),
+        by: "ops".to_owned(),
+        reason: "it must outlive both".to_owned(),
+    };
+    operator.pause(pause).await?;
+    let paused_at = log_info(cluster.endpoints(), 1).await?.trim_point;
+
     // Stopped for longer than its term: the other one acts, and the view it had all along lets it trim soon.
     kill_process(first, Signal::STOP)?;
     let stopped = Instant::now();
@@ -160,15 +185,8 @@ async fn a_second_admin_takes_over_from_one_that_is_stopped_or_killed() -> anyho
         "{taken:?} after {stopped_for:?}"
     );
     trim_on(&two, &client, &repository).await?;
-    let mut operator = AdminServiceClient::connect(two.clone()).await?;
-    let pause = PauseRequest {
-        partition: Some(1),
-        by: "ops".to_owned(),
-        reason: "it must outlive both".to_owned(),
-    };
-    operator.pause(pause).await?;
-
     // Continued, it finds out that it was relieved.
+    until_paused(&two).await?;
     kill_process(first, Signal::CONT)?;
     until_lease("admin-1 to watch", &one, WITHIN, |lease| {
         lease.holder.as_deref() == Some("admin-2")
@@ -199,20 +217,88 @@ async fn a_second_admin_takes_over_from_one_that_is_stopped_or_killed() -> anyho
     until_lease("the restarted admin to act", &one, WITHIN, |lease| lease.active).await?;
     let restarted_for = restarted.elapsed();
     ensure!(restarted_for < TAKEOVER_WITHIN, "{restarted_for:?}");
-    let paused = wait_for("the pause to be obeyed", WITHIN, async || {
-        let partition = status(&one).await?.partitions.swap_remove(1);
-        let trim = partition.trim.ok_or("nothing decided yet")?;
-        if trim.code == "paused" {
-            Ok(trim)
-        } else {
-            Err(format!("{trim:?}"))
-        }
-    })
-    .await?;
-    ensure!(paused.detail.contains("it must outlive both"), "{paused:?}");
+    until_paused(&one).await?;
+    ensure!(log_info(cluster.endpoints(), 1).await?.trim_point == paused_at);
+    for partition in 0..PARTITIONS {
+        let trimmed = log_info(cluster.endpoints(), partition).await?.trim_point;
+        check_trim_point(&cluster.bucket_dir(), partition, trimmed)?;
+    }
     eprintln!(
         "taken over after {stopped_for:?} (stopped), {killed_for:?} (killed), {restarted_for:?} (restarted)"
     );
+    cluster.finish()
+}
+
+#[tokio::test]
+async fn what_a_killed_admin_had_certified_is_trimmed_by_the_next_one_without_further_writes()
+-> anyhow::Result<()> {
+    let settings = Settings {
+        snapshot_after_records: 60,
+        lag_records_max: 30,
+        ..Settings::default()
+    };
+    let base = env!("CARGO_TARGET_TMPDIR");
+    let mut cluster = TestCluster::launch(base, "killed-admin", 2, 1, settings).await?;
+    let repository = Repository::open(&cluster.store_url(), Seams::real())?;
+    let client = KvClient::connect(cluster.endpoints().worker_urls()).await?;
+    let url = cluster.endpoints().url(Node::Admin).to_owned();
+
+    // An admin that cannot reach the place where trims are taken comes as far as the certificate.
+    let file = cluster.config_path(Node::Admin);
+    let text = std::fs::read_to_string(&file)?;
+    let nowhere = PortBlock::take()?;
+    let severed = text.lines().map(|line| match line.starts_with("admin_url = ") {
+        true => format!("admin_url = \"http://127.0.0.1:{}\"\n", nowhere.port(0)),
+        false => format!("{line}\n"),
+    });
+    let severed: String = severed.collect();
+    ensure!(
+        severed != text,
+        "the file names the address otherwise now: {text}"
+    );
+    std::fs::write(&file, severed)?;
+    cluster.stop(Node::Admin).await?;
+    cluster.start(Node::Admin).await?;
+    let id = PartitionId::new(0);
+    let deadline = Instant::now() + WITHIN;
+    let certificate = loop {
+        for number in 0..40 {
+            client.put(format!("key-{number}"), "some value").await?;
+        }
+        if let Some(read) = repository.certificate(id).await? {
+            break read.value;
+        }
+        ensure!(Instant::now() < deadline, "no certificate was written");
+    };
+    wait_for("the trim to fail", WITHIN, async || {
+        let trim = status(&url).await?.partitions.swap_remove(0).trim;
+        trim.filter(|trim| trim.code == "failed")
+            .ok_or("no trim was tried yet")
+            .map_err(str::to_owned)
+    })
+    .await?;
+    cluster.kill(Node::Admin)?;
+    let left = log_info(cluster.endpoints(), 0).await?;
+    ensure!(left.trim_point == 0, "{left:?}");
+    let certificate = repository
+        .certificate(id)
+        .await?
+        .map_or(certificate, |read| read.value);
+
+    std::fs::write(&file, text)?;
+    cluster.start(Node::Admin).await?;
+    let after = wait_for("the trim to be completed", WITHIN, async || {
+        let info = log_info(cluster.endpoints(), 0)
+            .await
+            .map_err(|error| error.to_string())?;
+        match info.trim_point >= certificate.up_to.get() {
+            true => Ok(info),
+            false => Err(format!("{info:?}, certified up to {}", certificate.up_to)),
+        }
+    })
+    .await?;
+    ensure!(after.tail == left.tail, "{left:?}, then {after:?}");
+    check_trim_point(&cluster.bucket_dir(), 0, after.trim_point)?;
     cluster.finish()
 }
 

@@ -248,12 +248,19 @@ mod tests {
         let begun = Instant::now();
         futures::join!(budget.spend(20), budget.spend(21));
         let took = begun.elapsed();
-        assert!((3.9..4.2).contains(&took.as_secs_f64()), "{took:?} for 41 requests");
+        assert!(
+            (3.9..4.2).contains(&took.as_secs_f64()),
+            "{took:?} for 41 requests"
+        );
 
         tokio::time::sleep(Duration::from_secs(60)).await;
         let begun = Instant::now();
         budget.spend(11).await;
-        assert!(begun.elapsed() >= Duration::from_millis(990), "{:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() >= Duration::from_millis(990),
+            "{:?}",
+            begun.elapsed()
+        );
 
         budget.follow(&AuditPolicy {
             requests_per_second: 1000,
@@ -261,6 +268,10 @@ mod tests {
         });
         let begun = Instant::now();
         budget.spend(11).await;
-        assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < Duration::from_millis(100),
+            "{:?}",
+            begun.elapsed()
+        );
     }
 }

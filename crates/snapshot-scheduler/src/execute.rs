@@ -4,20 +4,16 @@
 use crate::{
     archive,
     client::{SnapshotEvents, WorkerClient, WorkerError},
-    core::{
-        AuditResult, Command, Moment, RunningOrder, SnapshotCommand, TRIM_RECHECK, TrimHint, TrimStatus,
-        VerifyCause,
-    },
+    core::{Command, Moment, RunningOrder, SnapshotCommand, TRIM_RECHECK, TrimHint, TrimStatus, VerifyCause},
     metrics,
-    state::{Check, Context, State},
+    state::{Context, State},
     trim::{self, TrimMode, TrimReport, TrimResult},
-    wire,
+    verify, wire,
 };
 use futures::StreamExt;
 use snapshot_proto::v1::{self, create_snapshot_event::Event};
 use snapshot_store::{
-    AnomalyKind, LeaderEpoch, Leadership, Lsn, NodeId, PartitionId, ReplicaRole, RequestId, SnapshotId,
-    core::HoldReason, format::VerifyLevel,
+    LeaderEpoch, Leadership, Lsn, NodeId, PartitionId, ReplicaRole, RequestId, core::HoldReason,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::timeout};
@@ -26,8 +22,6 @@ use tokio::{sync::mpsc, time::timeout};
 const SNAPSHOT_SILENCE_MAX: Duration = Duration::from_secs(300);
 /// How many messages one snapshot may send: far more than one a second for a day.
 const SNAPSHOT_EVENTS_MAX: usize = 1_000_000;
-/// How long a check of one snapshot may take.
-const VERIFY_TIMEOUT: Duration = Duration::from_secs(3600);
 /// How long an announcement may take to be applied.
 const LEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Distance of two records that are appended only to move the LSN.
@@ -91,7 +85,7 @@ async fn carry_out(ctx: &Context, command: Command, request_id: RequestId, relay
             level,
             cause,
         } => {
-            verify(ctx, partition, snapshot_id, &node, level, cause).await;
+            verify::verify(ctx, partition, snapshot_id, &node, level, cause).await;
         }
         Command::Trim { partition, hint } => trim_by_policy(ctx, partition, hint).await,
         Command::Lead { partition, node } => lead(ctx, partition, &node).await,
@@ -319,92 +313,6 @@ async fn append_noop(ctx: &Context, id: PartitionId, node: &NodeId) {
         }
         Ok(Err(error)) => tracing::warn!(partition = %id, %node, %error, "leader could not append"),
         Err(_) => tracing::warn!(partition = %id, %node, "leader did not append in time"),
-    }
-}
-
-async fn verify(
-    ctx: &Context,
-    id: PartitionId,
-    snapshot: SnapshotId,
-    node: &NodeId,
-    level: VerifyLevel,
-    cause: VerifyCause,
-) {
-    let outcome = match ctx.worker(node) {
-        Some(worker) => {
-            let request = v1::VerifySnapshotRequest {
-                partition: id.get(),
-                snapshot_id: snapshot.to_string(),
-                level: wire::level_to_wire(level).into(),
-            };
-            timeout(VERIFY_TIMEOUT, worker.client.verify(request))
-                .await
-                .unwrap_or_else(|_| {
-                    Err(WorkerError::Unreachable {
-                        detail: "the check did not finish in time".to_owned(),
-                    })
-                })
-        }
-        None => Err(WorkerError::Unreachable {
-            detail: "it is not configured".to_owned(),
-        }),
-    };
-    // A check that says ok below the level asked for, or not ok without saying what is wrong, proves nothing.
-    let verdict = outcome.map_err(|error| error.to_string()).and_then(|reply| {
-        let reached = wire::level(reply.level());
-        match (reply.ok, reply.anomalies.first()) {
-            (true, None) if reached.is_some_and(|reached| reached >= level) => Ok(None),
-            // Neither says anything about the bytes; the trim names what it is.
-            (false, Some(first))
-                if first.kind == AnomalyKind::NewerFormat.as_str()
-                    || first.kind == AnomalyKind::ForeignCluster.as_str() =>
-            {
-                Err(format!("{}: {}", first.kind, first.message))
-            }
-            (false, Some(first)) => Ok(Some(format!("{} ({}: {})", first.key, first.kind, first.message))),
-            _ => Err("its answer is neither a pass nor an anomaly".to_owned()),
-        }
-    });
-    if cause == VerifyCause::Audit {
-        metrics::audited(
-            VerifyLevel::Content,
-            match &verdict {
-                Ok(None) => AuditResult::Sound,
-                Ok(Some(_)) => AuditResult::Damaged,
-                Err(_) => AuditResult::Failed,
-            },
-        );
-    }
-    let instants = ctx.instants();
-    let now = instants.now;
-    let mut state = ctx.lock();
-    match verdict {
-        Ok(None) => {
-            metrics::verified("ok");
-            let by = node.clone();
-            let at = instants.clock;
-            state.note_verified(id, snapshot, Check { level, by, at }, now);
-        }
-        Ok(Some(detail)) => {
-            metrics::verified("damaged");
-            tracing::error!(partition = %id, %snapshot, by = %node, %detail, "snapshot is damaged");
-            state.note_damaged(id, snapshot, detail);
-            ctx.store_wake.notify_one();
-        }
-        Err(detail) => {
-            metrics::verified("failed");
-            tracing::warn!(partition = %id, %snapshot, by = %node, %detail, "snapshot could not be checked");
-            let not_before = now.plus(ctx.backoff(3));
-            if let Some((view, memory)) = state.partition(id) {
-                view.verify_backoff.insert(node.clone(), not_before);
-                // It may have left the pointer meanwhile.
-                memory.pointer_wanted = true;
-            }
-        }
-    }
-    if let Some((view, _)) = state.partition(id) {
-        view.verifying = None;
-        view.audit.reading = false;
     }
 }
 

@@ -12,7 +12,7 @@
 //! | `audit` | looks at all published snapshots again and again, within a budget of requests |
 //! | `presence` | looks whether one snapshot is complete |
 //! | `lease` | of several admins, sees to it that one acts |
-//! | `execute` | carries out the plan's commands |
+//! | `execute`, `verify` | carry out the plan's commands |
 //! | `trim` | the protocol around the one decision that destroys log records |
 //! | `reload` | changes the policy while it runs |
 //! | `scheduler`, `handle`, `service` | builds and runs it; status and operator requests; gRPC |
@@ -39,12 +39,15 @@ mod service;
 mod state;
 mod status;
 mod trim;
+mod verify;
 mod wire;
 mod workers;
 
 pub use client::{GrpcWorker, SnapshotEvents, WorkerAddressError, WorkerClient, WorkerError, WorkerSpec};
 pub use cluster_log::{ClusterLog, LogParts};
-pub use core::{AuditPolicy, CandidateChoice, Plan, Policy, PolicyChange, PolicyFault, PolicyOverride, SchedulerOptions};
+pub use core::{
+    AuditPolicy, CandidateChoice, Plan, Policy, PolicyChange, PolicyFault, PolicyOverride, SchedulerOptions,
+};
 pub use handle::{OrderError, PauseError, SchedulerHandle};
 pub use reload::{PolicySource, ReloadError};
 pub use scheduler::{BuildError, Scheduler, SchedulerBuilder};

@@ -226,11 +226,13 @@ pub(crate) fn explain(
     for (node, report) in &view.replicas {
         let lsn = |lsn: Option<Lsn>| lsn.map_or_else(|| "none".to_owned(), |lsn| lsn.to_string());
         lines.push(format!(
-            "replica {node}: {}, {:?}, applied {}, needed {}",
+            "replica {node}: {}, {:?}, applied {}, needed {}, opens {} up to version {}",
             state.view.liveness(node, now).as_str(),
             report.state,
             lsn(report.applied_lsn),
             lsn(report.needed_lsn),
+            report.state_machine.name,
+            report.state_machine.version,
         ));
     }
     for (reason, detail) in &view.holds {

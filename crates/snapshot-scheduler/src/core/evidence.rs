@@ -1,7 +1,7 @@
 //! Findings that must stop trimming while the evidence still exists.
 
 use super::view::{ClusterView, Moment, PartitionView};
-use snapshot_store::{ChainHash, Incarnation, Lsn, core::HoldReason};
+use snapshot_store::{ChainHash, Incarnation, Lsn, core::HoldReason, format::StateMachineVersion};
 use std::collections::BTreeMap;
 
 /// Compares the chain hashes of all live replicas and of the known manifests at equal LSNs; says which two differ.
@@ -86,37 +86,33 @@ pub fn view_hold(view: &ClusterView, partition: &PartitionView, now: Moment) -> 
     None
 }
 
-/// Returns why a live replica could not open any of the snapshots that would be left.
+/// Returns why a live replica could not open one of the snapshots that would be left: it would have fewer to come back from
+/// than the policy demands.
 pub fn version_hold(
     view: &ClusterView,
     partition: &PartitionView,
     now: Moment,
     wanted: usize,
 ) -> Option<String> {
-    let versions: Option<Vec<_>> = partition
+    let versions: Vec<_> = partition
         .entries()
         .into_iter()
         .take(wanted)
-        .map(|entry| {
-            partition
-                .manifests
-                .get(&entry.snapshot_id)
-                .map(|facts| &facts.state_machine)
-        })
+        // A manifest that is not known is found missing by the look before the trim.
+        .filter_map(|entry| Some((entry, &partition.manifests.get(&entry.snapshot_id)?.state_machine)))
         .collect();
-    let versions = versions.filter(|versions| !versions.is_empty())?;
     view.counted_replicas(partition, now)
         // A replica that has not opened its state yet does not say what it runs.
         .filter(|(_, report, _)| !report.state_machine.name.is_empty())
-        .find(|(_, report, _)| {
-            versions.iter().all(|snapshot| {
-                snapshot.name != report.state_machine.name || snapshot.version > report.state_machine.version
-            })
-        })
-        .map(|(node, report, _)| {
-            format!(
-                "{node} runs {} version {}, which opens none of the restorable snapshots",
-                report.state_machine.name, report.state_machine.version
-            )
+        .find_map(|(node, report, _)| {
+            let runs = &report.state_machine;
+            let unreadable = |snapshot: &StateMachineVersion| {
+                snapshot.name != runs.name || snapshot.version > runs.version
+            };
+            let (entry, written) = versions.iter().find(|(_, written)| unreadable(written))?;
+            Some(format!(
+                "{node} runs {} version {}, which does not open snapshot {} of {} version {}",
+                runs.name, runs.version, entry.snapshot_id, written.name, written.version
+            ))
         })
 }

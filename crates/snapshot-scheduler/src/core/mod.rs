@@ -26,8 +26,8 @@ mod thresholds;
 mod view;
 
 pub use audit::{
-    AUDIT_TRIES, AuditMemory, AuditPass, AuditPolicy, AuditProgress, AuditStep, AuditWait, Instants, ReadAge, audit_progress,
-    content_due, decide_audit,
+    AUDIT_TRIES, AuditMemory, AuditPass, AuditPolicy, AuditProgress, AuditStep, AuditWait, Instants, ReadAge,
+    audit_progress, content_due, decide_audit,
 };
 pub use change::{PolicyChange, policy_changes};
 pub use evidence::{chain_mismatch, highest_claim, version_hold, view_hold};
@@ -38,12 +38,15 @@ pub use lease::{
 };
 pub use options::SchedulerOptions;
 pub use plan::{
-    Command, PartitionPlan, Plan, TRIM_RECHECK, TRIM_RECHECK_IDLE, TRIM_SPACING, TRIMS_MAX, VERIFIES_MAX, evidence_hold,
-    local_hold, plan, trim_hint,
+    Command, PartitionPlan, Plan, TRIM_RECHECK, TRIM_RECHECK_IDLE, TRIM_SPACING, TRIMS_MAX, VERIFIES_MAX,
+    evidence_hold, local_hold, plan, trim_hint,
 };
 pub use policy::{CandidateChoice, Policy, PolicyFault};
 pub use price::{FreedBytes, PriceFacts, RestorePrice, TrimPrice, price};
-pub use reason::{AuditResult, LeadershipCode, LeaseCode, LeaseReason, Reason, SnapshotCause, SnapshotCode, TrimStatus, VerifyCause};
+pub use reason::{
+    AuditResult, LeadershipCode, LeaseCode, LeaseReason, Reason, SnapshotCause, SnapshotCode, TrimStatus,
+    VerifyCause,
+};
 pub use snapshot::{Budget, Demand, SnapshotCommand, SnapshotDecision, SnapshotStep, decide_snapshot};
 pub use thresholds::{PolicyOverride, Thresholds};
 pub use view::{

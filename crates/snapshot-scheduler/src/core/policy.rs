@@ -290,7 +290,10 @@ mod tests {
             let schema = serde_json::to_value(schema).unwrap();
             schema["properties"].as_object().unwrap().clone()
         };
-        let knobs = [of(schemars::schema_for!(Policy)), of(schemars::schema_for!(AuditPolicy))];
+        let knobs = [
+            of(schemars::schema_for!(Policy)),
+            of(schemars::schema_for!(AuditPolicy)),
+        ];
         assert_eq!(knobs.each_ref().map(serde_json::Map::len), [17, 5]);
         for (key, property) in knobs.iter().flatten() {
             let description = property["description"].as_str().unwrap_or_default();

@@ -372,6 +372,11 @@ pub fn decide_snapshot(
     match choice.candidate(entropy) {
         Err((code, detail)) => wait(code, format!("{why}; {detail}")),
         Ok((node, from_leader)) => {
+            // Found in this very moment: a replica that differs must not publish what it has. Asked last, because it
+            // compares all chains.
+            if let Some(detail) = evidence::chain_mismatch(view, partition, now) {
+                return wait(SnapshotCode::Held, detail);
+            }
             budget.take(&node);
             if policy.dry_run {
                 let detail = format!("{why}; {node} would be asked for LSN {min_lsn} or above");

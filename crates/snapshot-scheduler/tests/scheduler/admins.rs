@@ -1,6 +1,7 @@
 //! Admins that restart, pause, compete, or see nodes that are away.
 
 use crate::cluster::{Cluster, node, p, policy};
+use partition_log::Log as _;
 use snapshot_proto::v1;
 use snapshot_scheduler::{SchedulerOptions, TrimMode, TrimResult};
 use snapshot_store::{
@@ -233,6 +234,8 @@ async fn a_certificate_written_before_a_crash_lets_the_next_admin_trim_without_w
         certificate,
         "nothing was written again"
     );
+    let tail = cluster.shared.log.info(p(0)).await.unwrap().tail;
+    assert_eq!(tail, Lsn::new(201), "and nothing was appended for it");
     running.stop().await;
 }
 

@@ -102,12 +102,16 @@ async fn a_flipped_byte_that_nobody_reads_is_found_and_healed_on_an_idle_partiti
     );
     // Read by workers that did not make them.
     for worker in &cluster.workers {
-        let made: Vec<_> = pointer.snapshots.iter().filter(|e| e.node == worker.node).collect();
+        let made: Vec<_> = pointer
+            .snapshots
+            .iter()
+            .filter(|e| e.node == worker.node)
+            .collect();
         let read = worker.lock().verified.clone();
-        assert!(
-            made.iter()
-                .all(|entry| read.iter().all(|request| request.snapshot_id != entry.snapshot_id.to_string()))
-        );
+        assert!(made.iter().all(|entry| {
+            read.iter()
+                .all(|request| request.snapshot_id != entry.snapshot_id.to_string())
+        }));
     }
     running.stop().await;
 }
@@ -157,7 +161,9 @@ async fn a_damaged_snapshot_that_no_trim_rests_on_is_named_and_holds_nothing() {
     cluster.worker("w3").set_up(false);
     let lsn = cluster.append(p(0), 100).await.get();
     running
-        .until("archived", |running| running.partition(0).archived_lsn == Some(lsn))
+        .until("archived", |running| {
+            running.partition(0).archived_lsn == Some(lsn)
+        })
         .await;
     let pointer = cluster.pointer(p(0)).await.unwrap();
     let oldest = pointer.snapshots.get(2).expect("three are retained").clone();
@@ -201,9 +207,15 @@ async fn every_partition_is_looked_at_within_the_budget_and_the_pass_time_is_sai
     // Five requests for each partition: its pointer, and manifest and listing of two snapshots.
     let took = Duration::from_millis(audit(&running).last_pass_ms.unwrap());
     let expected = Duration::from_secs(u64::from(PARTITIONS) * 5 / 10);
-    assert!(took >= expected.mul_f64(0.9) && took < expected.mul_f64(1.3), "{took:?}");
+    assert!(
+        took >= expected.mul_f64(0.9) && took < expected.mul_f64(1.3),
+        "{took:?}"
+    );
     let state = audit(&running);
-    assert_eq!((state.partitions_looked_at, state.pass_age_ms), (PARTITIONS, None));
+    assert_eq!(
+        (state.partitions_looked_at, state.pass_age_ms),
+        (PARTITIONS, None)
+    );
 
     // The next one begins a minute after the first one did.
     running
@@ -269,7 +281,13 @@ async fn a_paused_partition_is_looked_at_and_not_read() {
         .unwrap();
     running.until_held(0, HoldReason::Paused).await;
     tokio::time::sleep(Duration::from_secs(10)).await;
-    let reads = || -> usize { cluster.workers.iter().map(|worker| worker.lock().verified.len()).sum() };
+    let reads = || -> usize {
+        cluster
+            .workers
+            .iter()
+            .map(|worker| worker.lock().verified.len())
+            .sum()
+    };
     let before = (reads(), audit(&running).passes);
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!(reads(), before.0);
@@ -283,7 +301,11 @@ async fn a_paused_partition_is_looked_at_and_not_read() {
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(running.trim_code(0), "paused");
     assert_eq!(sticky(&cluster).await, [StickyReason::DamagedSnapshot]);
-    assert_eq!(cluster.pointer(p(0)).await.unwrap().snapshots[0], entry, "no repair meanwhile");
+    assert_eq!(
+        cluster.pointer(p(0)).await.unwrap().snapshots[0],
+        entry,
+        "no repair meanwhile"
+    );
     running.stop().await;
 }
 
@@ -306,12 +328,20 @@ async fn what_a_certificate_says_was_read_is_not_read_again_by_the_next_admin() 
             .iter()
             .all(|snapshot| snapshot.verified == VerifyLevel::Content)
     );
-    let reads = || -> usize { cluster.workers.iter().map(|worker| worker.lock().verified.len()).sum() };
+    let reads = || -> usize {
+        cluster
+            .workers
+            .iter()
+            .map(|worker| worker.lock().verified.len())
+            .sum()
+    };
     let before = reads();
     let day = Duration::from_secs(86_400);
     cluster.shared.clock.advance(day * 3);
     let running = cluster.start_as("next", week.clone(), SchedulerOptions::default());
-    running.until("passes", |running| audit(running).passes >= 10).await;
+    running
+        .until("passes", |running| audit(running).passes >= 10)
+        .await;
     assert_eq!(reads(), before);
     let age = running.partition(0).snapshots[0].read_age_ms.unwrap();
     assert!(age >= 3 * 86_400_000, "{age}");

@@ -2,8 +2,8 @@
 
 use crate::views::{NOW, P, heard_before, node, partition, policy, view};
 use snapshot_scheduler::core::{
-    AUDIT_TRIES, AuditPass, AuditPolicy, AuditStep, AuditWait, ClusterView, Command, ControlView, Instants, Moment,
-    PartitionView, Policy, ReadAge, VerifyCause, audit_progress, decide_audit, plan,
+    AUDIT_TRIES, AuditPass, AuditPolicy, AuditStep, AuditWait, ClusterView, Command, ControlView, Instants,
+    Moment, PartitionView, Policy, ReadAge, VerifyCause, audit_progress, decide_audit, plan,
 };
 use snapshot_store::{
     Entropy, PartitionId, Timestamp,
@@ -73,10 +73,7 @@ fn passes_begin_an_interval_apart_or_without_a_pause() {
     let view = looked_at(&[Some(500)]);
     let minutes = |minutes: u64| NOW.0.as_secs() - minutes * 60;
     assert_eq!(step(&view, None), AuditStep::Begin);
-    assert_eq!(
-        step(&view, over(minutes(9))),
-        AuditStep::Wait(AuditWait::Resting)
-    );
+    assert_eq!(step(&view, over(minutes(9))), AuditStep::Wait(AuditWait::Resting));
     assert_eq!(step(&view, over(minutes(10))), AuditStep::Begin);
 }
 

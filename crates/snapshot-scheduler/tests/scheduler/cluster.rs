@@ -6,7 +6,8 @@ use object_store::{ObjectStoreExt, memory::InMemory, path::Path};
 use partition_log::{Base, Log, LogAdmin, Registration, memory::MemoryLog};
 use snapshot_proto::v1;
 use snapshot_scheduler::{
-    AuditPolicy, Policy, Scheduler, SchedulerBuilder, SchedulerHandle, SchedulerOptions, WorkerClient, WorkerSpec,
+    AuditPolicy, Policy, Scheduler, SchedulerBuilder, SchedulerHandle, SchedulerOptions, WorkerClient,
+    WorkerSpec,
 };
 use snapshot_store::{
     ClusterIdentity, ClusterSpec, ContentHash, Entropy, Fingerprint, Incarnation, IncarnationId, Lsn,

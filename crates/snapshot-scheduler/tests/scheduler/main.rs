@@ -19,5 +19,6 @@ mod service;
 mod snapshots;
 mod space;
 mod two_admins;
+mod versions;
 mod views;
 mod worker;

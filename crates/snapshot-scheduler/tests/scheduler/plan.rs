@@ -6,8 +6,9 @@ use snapshot_scheduler::core::{
     SnapshotCode, SnapshotCommand, live_leader, plan,
 };
 use snapshot_store::{
-    Entropy, Incarnation, LeaderEpoch, Leadership, Lsn, NodeId, ReplicaRole, core::SnapshotTrust,
-    format::VerifyLevel,
+    ChainHash, Entropy, Incarnation, LeaderEpoch, Leadership, Lsn, NodeId, ReplicaRole,
+    core::SnapshotTrust,
+    format::{ChainPoint, ChainTrail, StickyReason, VerifyLevel},
 };
 use std::{collections::BTreeMap, time::Duration};
 
@@ -244,6 +245,28 @@ fn the_lowest_state_machine_version_is_asked_first() {
             })
         );
     }
+}
+
+#[test]
+fn replicas_that_differ_are_held_and_none_of_them_is_asked_for_its_state_in_the_same_moment() {
+    let mut differing = view(&[300, 300], &[100, 50]);
+    for (replica, byte) in partition(&mut differing).replicas.values_mut().zip(1..) {
+        let hash = ChainHash::of(&[byte]);
+        let lsn = Lsn::new(300);
+        replica.chain = ChainTrail(vec![ChainPoint { lsn, hash }]);
+    }
+    let plan = plan(&differing, &policy(), NOW, &Entropy::seeded(1));
+    let planned = &plan.partitions[&P];
+    assert!(
+        matches!(&planned.new_hold, Some((StickyReason::ChainMismatch, _))),
+        "{planned:?}"
+    );
+    assert_eq!(planned.snapshot.code, SnapshotCode::Held);
+    assert!(
+        plan.commands
+            .iter()
+            .all(|command| command.action() != "create-snapshot")
+    );
 }
 
 #[test]

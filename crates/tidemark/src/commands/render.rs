@@ -3,9 +3,9 @@
 use crate::output::{bytes, duration_ms, hex};
 use serde_json::{Value, json};
 use snapshot_proto::v1::{
-    AdminLease, AuditState, ClusterStatus, Liveness, NodeView, PartitionState, PartitionView, PauseEntry, PolicyState,
-    Reason, RebuildCount, ReplicaRole, ReplicaView, RestoreKind, RestorePhase, RunningRestore, SnapshotView,
-    TrimOutcome, TrimPrice, VerifyLevel,
+    AdminLease, AuditState, ClusterStatus, Liveness, NodeView, PartitionState, PartitionView, PauseEntry,
+    PolicyState, Reason, RebuildCount, ReplicaRole, ReplicaView, RestoreKind, RestorePhase, RunningRestore,
+    SnapshotView, TrimOutcome, TrimPrice, VerifyLevel,
 };
 use snapshot_store::Timestamp;
 
@@ -108,7 +108,10 @@ pub(super) fn audit_text(audit: &AuditState) -> String {
         duration_ms(audit.oldest_look_ms)
     );
     if audit.passes == 0 {
-        text = format!("Audit: {} partitions looked at; {last}", audit.partitions_looked_at);
+        text = format!(
+            "Audit: {} partitions looked at; {last}",
+            audit.partitions_looked_at
+        );
     }
     if !audit.damaged_partitions.is_empty() {
         text += &format!(
@@ -168,6 +171,10 @@ fn replica_json(replica: &ReplicaView) -> Value {
         "durable_lsn": status.and_then(|status| status.durable_lsn),
         "needed_lsn": status.and_then(|status| status.needed_lsn),
         "log_bytes": status.and_then(|status| status.log_bytes),
+        "state_machine": status.and_then(|status| status.state_machine.as_ref()).map(|opens| json!({
+            "name": opens.name,
+            "version": opens.version,
+        })),
         "restore": status.and_then(|status| status.restore.as_ref()).map(restore_json),
         "last_restore": status.and_then(|status| status.last_restore.as_ref()).map(|restore| json!({
             "kind": restore_kind(restore.kind),
