@@ -18,4 +18,5 @@ mod snapshots;
 mod space;
 mod two_admins;
 mod views;
+mod words;
 mod worker;
