@@ -243,6 +243,69 @@ fn the_operator_guide_has_a_line_for_every_refused_call() {
     );
 }
 
+/// Returns the tests below `folder` as one line.
+fn tests_in_one_line(folder: &str) -> String {
+    let mut files = Vec::new();
+    collect(&root().join(folder), "rs", &mut files);
+    let texts = files.iter().map(|file| read(file));
+    let words: Vec<String> = texts
+        .flat_map(|text| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    words.join(" ")
+}
+
+/// `damaged-snapshot` as the name of a variant.
+fn variant_of(word: &str) -> String {
+    let parts = word.split('-').map(|part| part[..1].to_uppercase() + &part[1..]);
+    parts.collect()
+}
+
+#[test]
+fn every_no_is_brought_about_by_a_test_that_waits_for_it() {
+    let (scheduler, processor, agent) = (
+        tests_in_one_line("crates/snapshot-scheduler/tests/scheduler"),
+        tests_in_one_line("crates/snapshot-worker/src/processor/tests"),
+        tests_in_one_line("crates/snapshot-worker/tests/agent"),
+    );
+    let mut missing = Vec::new();
+    // Each of these is the end of a wait for what a running scheduler or worker says, or of a comparison with it.
+    for word in HoldReason::ALL.iter().map(|reason| reason.as_str()) {
+        let variant = variant_of(word);
+        let ends = [
+            "until_held(0, ",
+            "stays_held(&cluster, &running, ",
+            "TrimResult::Held(",
+        ];
+        if !ends
+            .iter()
+            .any(|end| scheduler.contains(&format!("{end}HoldReason::{variant})")))
+        {
+            missing.push(format!("hold {word}"));
+        }
+    }
+    for word in BlockedReason::ALL.iter().map(|reason| reason.as_str()) {
+        let variant = variant_of(word);
+        let ends = [
+            format!(", BlockedReason::{variant})"),
+            format!("reason: BlockedReason::{variant},"),
+        ];
+        if !ends.iter().any(|end| processor.contains(end.as_str())) {
+            missing.push(format!("blocked {word}"));
+        }
+    }
+    for word in Decline::REASONS {
+        let by_worker = [format!("Decline::{} {{", variant_of(word)), format!("\"{word}\"")];
+        let seen_by_admin = format!("v1::DeclineReason::{}, \"{word}\"", variant_of(word));
+        if !by_worker.iter().any(|end| agent.contains(end.as_str())) || !scheduler.contains(&seen_by_admin) {
+            missing.push(format!("decline {word}"));
+        }
+    }
+    assert!(
+        missing.is_empty(),
+        "write a test that brings it about and waits for it by its name: {missing:#?}"
+    );
+}
+
 #[test]
 fn the_generated_references_are_up_to_date() {
     for (name, text) in tidemark::reference::pages() {

@@ -12,7 +12,11 @@ use std::time::Duration;
 
 /// Brings the cluster to two verified snapshots at 100 and 200, and the log to a trim point of 100.
 pub(crate) async fn trimmed(cluster: &Cluster, policy: Policy) -> Running {
-    let running = cluster.start(policy);
+    trimmed_by(cluster, cluster.start(policy)).await
+}
+
+/// The same by an admin that runs already.
+pub(crate) async fn trimmed_by(cluster: &Cluster, running: Running) -> Running {
     snapshots(cluster, &running, 2).await;
     running
         .until("trimmed", |running| running.partition(0).trim_point == Some(100))

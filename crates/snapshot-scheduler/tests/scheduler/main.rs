@@ -21,4 +21,5 @@ mod space;
 mod two_admins;
 mod versions;
 mod views;
+mod words;
 mod worker;

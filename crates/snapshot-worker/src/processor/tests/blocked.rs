@@ -8,6 +8,7 @@ use crate::{
     core::{BlockedReason, LedBody, PartitionState, ReplicaStatus},
     processor::{PartitionHandle, ProposeError},
 };
+use object_store::{ObjectStoreExt, path::Path};
 use partition_log::Log;
 use snapshot_store::Lsn;
 use std::sync::Arc;
@@ -147,6 +148,25 @@ async fn an_unreachable_store_blocks_only_whom_needs_it() {
     until_blocked(&replica, BlockedReason::StoreUnavailable).await;
     let last = write(&leader, 5).await;
     bed.store.switch_off(false);
+    assert_eq!(facts_at(&replica, last).await, facts_at(&leader, last).await);
+}
+
+#[tokio::test]
+async fn a_pointer_that_cannot_be_understood_blocks_and_is_not_overwritten() {
+    let bed = Bed::new().await;
+    let (w1, leader) = bed.leader("w1").await;
+    let last = write(&leader, 20).await;
+    bed.snapshot(&w1).await;
+    bed.trim(last).await;
+    let pointer = Path::from("0/latest.json");
+    let sound = bed.store.get(&pointer).await.unwrap().bytes().await.unwrap();
+    bed.store.put(&pointer, "no pointer".into()).await.unwrap();
+    let w2 = bed.start(bed.options("w2"));
+    let replica = w2.partition(P0).unwrap();
+    until_blocked(&replica, BlockedReason::StoreUnusable).await;
+    let found = bed.store.get(&pointer).await.unwrap().bytes().await.unwrap();
+    assert_eq!(found, "no pointer");
+    bed.store.put(&pointer, sound.into()).await.unwrap();
     assert_eq!(facts_at(&replica, last).await, facts_at(&leader, last).await);
 }
 
