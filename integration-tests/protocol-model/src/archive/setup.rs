@@ -140,37 +140,39 @@ const fn setup(name: &'static str, restorable_min: u8, bounds: Bounds) -> Setup 
 
 /// Configurations of the protocol as it is, that the test command explores.
 pub fn safe() -> Vec<Setup> {
+    let worn = Bounds {
+        crashes: 1,
+        disk_losses: 1,
+        ..SMALL
+    };
     vec![
-        setup("archive: one restorable snapshot, a crash, an unclear swap", 1, Bounds {
+        setup("archive: one restorable, a crash, an unclear swap", 1, Bounds {
             crashes: 1,
             unclear_swaps: 1,
             ..SMALL
         }),
-        setup("archive: two restorable, the store loses one", 2, Bounds {
+        setup("archive: two restorable, a crash, a lost disk, a lost snapshot", 2, Bounds {
             snapshot_losses: 1,
-            ..SMALL
+            ..worn
         }),
-        setup("archive: two restorable, one rotten, the store loses another", 2, Bounds {
-            workers: 1,
-            admins: 1,
-            attempts: 4,
+        setup("archive: two restorable, one rotten, another one lost", 2, Bounds {
             records: 3,
+            attempts: 4,
             rotten: 1,
             snapshot_losses: 1,
             ..SMALL
         }),
         setup("archive: applied and durable differ, a crash, a lost disk", 1, Bounds {
             flushes: true,
-            crashes: 1,
-            disk_losses: 1,
-            ..SMALL
+            ..worn
         }),
         setup("archive: the log is created anew", 1, Bounds {
             recreations: 1,
             ..SMALL
         }),
-        setup("archive: an unclear certificate", 1, Bounds {
+        setup("archive: an unclear certificate, a lost snapshot", 2, Bounds {
             unclear_certificates: 1,
+            snapshot_losses: 1,
             ..SMALL
         }),
         setup("archive: the pointer is deleted", 1, Bounds {
@@ -180,6 +182,7 @@ pub fn safe() -> Vec<Setup> {
         Setup {
             start: Start::OlderGeneration,
             ..setup("archive: a pointer of an older generation lies there", 1, Bounds {
+                crashes: 1,
                 unclear_swaps: 1,
                 ..SMALL
             })
@@ -190,6 +193,12 @@ pub fn safe() -> Vec<Setup> {
 /// Larger ones, for the long run.
 pub fn safe_long() -> Vec<Setup> {
     vec![
+        setup("archive, long: one restorable, a crash, a lost disk, an unclear swap", 1, Bounds {
+            crashes: 1,
+            disk_losses: 1,
+            unclear_swaps: 1,
+            ..SMALL
+        }),
         setup("archive, long: all but a new log, two restorable", 2, Bounds {
             crashes: 1,
             disk_losses: 1,
@@ -268,7 +277,7 @@ pub fn mutants() -> Vec<Setup> {
             Start::OlderGeneration,
             mutant("P7: deletion compares LSNs without incarnation", 1, SMALL, M::DeletesWithoutIncarnation),
         ),
-        mutant("P8: a reader skips the trim gap", 1, SMALL, M::SkipsTrimGap),
+        mutant("P8: a reader skips the trim gap", 1, wiped, M::SkipsTrimGap),
         mutant("P9: reported before the pointer names it", 1, SMALL, M::ReportsBeforePointer),
         mutant("P9: reported although the race was lost", 1, SMALL, M::ReportsAfterLostRace),
         mutant("T1: a status decides the trim", 1, lossy, M::TrimsByStatus),
@@ -280,7 +289,7 @@ pub fn mutants() -> Vec<Setup> {
             Start::OlderGeneration,
             mutant("T2: incarnation missing from the trim's comparison", 1, SMALL, M::IgnoresIncarnationInTrim),
         ),
-        mutant("T3: presence is not checked", 2, lossy, M::DoesNotCheckPresence),
+        mutant("T3: neither presence nor content is checked", 2, rotten, M::DoesNotCheckPresence),
         mutant("T3: a damaged snapshot is skipped instead of holding", 2, rotten, M::SkipsDamaged),
         mutant("T4: one snapshot is relied on", 2, lossy, M::ReliesOnOneSnapshot),
         mutant("T4: trims at the newest instead of the oldest", 2, lossy, M::TrimsAtTheNewest),

@@ -14,9 +14,15 @@ pub(crate) struct Directory {
     pub(crate) manifest_of: Option<u8>,
     /// Whether the content is wrong from birth, which only reading it shows.
     pub(crate) rotten: bool,
+    /// Whether it was made from another cluster's log.
+    pub(crate) foreign: bool,
 }
 
 impl Directory {
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.foreign
+    }
+
     pub(crate) fn is_complete(&self) -> bool {
         self.manifest_of == Some(self.data_of)
     }
@@ -119,6 +125,8 @@ pub(crate) struct State {
     pub(crate) claims: BTreeSet<(u8, u8)>,
     /// Snapshots that went without anybody's decision.
     pub(crate) lost: BTreeSet<u8>,
+    /// Whether a swap that was decided before a certificate was written has evicted what that one names.
+    pub(crate) raced: bool,
     pub(crate) spent: Spent,
 }
 
@@ -155,6 +163,7 @@ impl State {
             doomed: None,
             claims: BTreeSet::new(),
             lost: BTreeSet::new(),
+            raced: false,
             spent: Spent::default(),
         };
         if setup.start != Start::Empty {
@@ -163,11 +172,14 @@ impl State {
         state
     }
 
-    /// Puts snapshots of an earlier life of the log, or of another cluster, into the store, with LSNs above all that the
-    /// present log will have.
+    /// Puts snapshots of an earlier life of the log, or of another cluster, into the store. Those of an earlier life have
+    /// LSNs above all that the present log will have.
     fn leave_behind(&mut self, foreign: bool) {
         let inc = if foreign { self.log.inc } else { 0 };
-        let entries: Vec<Entry> = [(3, 101), (2, 100)].map(|(lsn, id)| Entry { inc, lsn, id }).into();
+        let above = if foreign { 0 } else { 1 };
+        let entries: Vec<Entry> = [(2, 101), (1, 100)]
+            .map(|(lsn, id)| Entry { inc, lsn: lsn + above, id })
+            .into();
         self.directories = entries
             .iter()
             .map(|entry| Directory {
@@ -175,6 +187,7 @@ impl State {
                 data_of: entry.id,
                 manifest_of: Some(entry.id),
                 rotten: false,
+                foreign,
             })
             .collect();
         self.versions.0 = 1;
@@ -190,6 +203,15 @@ impl State {
 
     pub(crate) fn directory(&self, id: u8) -> Option<&Directory> {
         self.directories.iter().find(|directory| directory.entry.id == id)
+    }
+
+    /// Returns whether the certificate in force rests on a snapshot that the pointer has and `next` has not.
+    pub(crate) fn evicts_certified(&self, next: &[Entry]) -> bool {
+        let certified = self.certificate.iter().flat_map(|certificate| &certificate.entries);
+        let named = |entry: &&Entry| {
+            self.latest.as_ref().is_some_and(|latest| latest.entries.contains(entry))
+        };
+        certified.filter(named).any(|entry| !next.contains(entry))
     }
 
     pub(crate) fn remove_directory(&mut self, id: u8) {

@@ -12,9 +12,15 @@ impl Archive {
         entry: Entry,
     ) -> Latest {
         let kept_for = certificate.filter(|_| !self.breaks(Mutation::EvictsBeforeCertification));
-        let entries = self
+        let mut entries = self
             .product
             .retained(current, entry, kept_for, self.setup.restorable_min);
+        if self.breaks(Mutation::RetriesWithoutComparing) {
+            // Whoever does not compare takes its own snapshot for the newest.
+            entries.retain(|other| *other != entry);
+            entries.insert(0, entry);
+            entries.truncate(usize::from(self.setup.restorable_min));
+        }
         let mut history = vec![entry.id];
         history.extend(current.into_iter().flat_map(|latest| latest.history.iter().copied()));
         Latest {
