@@ -97,7 +97,9 @@ where
             .iter()
             .position(|(state, _)| !(property.condition)(model, state));
         let steps = path.iter().take(broken.unwrap_or(path.len()));
-        let steps = steps.filter_map(|(_, step)| step.as_ref()).map(|step| format!("{step:?}"));
+        let steps = steps
+            .filter_map(|(_, step)| step.as_ref())
+            .map(|step| format!("{step:?}"));
         violations.push((property.name, steps.collect()));
     }
     Outcome {

@@ -12,7 +12,10 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
-    let words: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
+    let words: Vec<&String> = arguments
+        .iter()
+        .filter(|argument| !argument.starts_with("--"))
+        .collect();
     let mut runs = protocol_model::safe();
     if has("--long") {
         runs.extend(protocol_model::safe_long());
@@ -33,7 +36,11 @@ fn main() -> ExitCode {
     let outcomes: Vec<Outcome> = outcomes.collect();
     let failed = outcomes.iter().filter(|outcome| !outcome.as_expected()).count();
     println!("{} configurations, {failed} not as expected", outcomes.len());
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn print_steps(outcome: &Outcome) {

@@ -47,9 +47,14 @@ pub(crate) struct Local {
 pub(crate) enum Phase {
     Idle,
     /// Data files are on their way.
-    Uploading { upload: Upload },
+    Uploading {
+        upload: Upload,
+    },
     /// All is in the store; the pointer is to be read. `unclear`: after a put without an answer.
-    Uploaded { upload: Upload, unclear: bool },
+    Uploaded {
+        upload: Upload,
+        unclear: bool,
+    },
     /// The pointer was read and may be replaced.
     Swapping {
         upload: Upload,
@@ -57,7 +62,9 @@ pub(crate) enum Phase {
         certificate: Option<Certified>,
     },
     /// Snapshots to try, best first.
-    Restoring { candidates: Vec<Entry> },
+    Restoring {
+        candidates: Vec<Entry>,
+    },
 }
 
 /// One attempt.
@@ -83,9 +90,16 @@ pub(crate) struct Worker {
 pub(crate) enum Admin {
     Idle,
     /// Decided; the certificate is to be written.
-    Decided { inc: u8, up_to: u8, entries: Vec<Entry> },
+    Decided {
+        inc: u8,
+        up_to: u8,
+        entries: Vec<Entry>,
+    },
     /// Entitled to trim.
-    Entitled { inc: u8, up_to: u8 },
+    Entitled {
+        inc: u8,
+        up_to: u8,
+    },
 }
 
 /// How often each fault and each attempt has happened.
@@ -178,7 +192,11 @@ impl State {
         let inc = if foreign { self.log.inc } else { 0 };
         let above = if foreign { 0 } else { 1 };
         let entries: Vec<Entry> = [(2, 101), (1, 100)]
-            .map(|(lsn, id)| Entry { inc, lsn: lsn + above, id })
+            .map(|(lsn, id)| Entry {
+                inc,
+                lsn: lsn + above,
+                id,
+            })
             .into();
         self.directories = entries
             .iter()
@@ -207,9 +225,14 @@ impl State {
 
     /// Returns whether the certificate in force rests on a snapshot that the pointer has and `next` has not.
     pub(crate) fn evicts_certified(&self, next: &[Entry]) -> bool {
-        let certified = self.certificate.iter().flat_map(|certificate| &certificate.entries);
+        let certified = self
+            .certificate
+            .iter()
+            .flat_map(|certificate| &certificate.entries);
         let named = |entry: &&Entry| {
-            self.latest.as_ref().is_some_and(|latest| latest.entries.contains(entry))
+            self.latest
+                .as_ref()
+                .is_some_and(|latest| latest.entries.contains(entry))
         };
         certified.filter(named).any(|entry| !next.contains(entry))
     }
@@ -224,7 +247,9 @@ impl State {
     }
 
     pub(crate) fn certificate_version(&self) -> u8 {
-        self.certificate.as_ref().map_or(0, |certificate| certificate.version)
+        self.certificate
+            .as_ref()
+            .map_or(0, |certificate| certificate.version)
     }
 
     /// Brings states that differ only in names into one form: workers and admins are alike, and directories are a set.

@@ -22,7 +22,11 @@ impl Archive {
             entries.truncate(usize::from(self.setup.restorable_min));
         }
         let mut history = vec![entry.id];
-        history.extend(current.into_iter().flat_map(|latest| latest.history.iter().copied()));
+        history.extend(
+            current
+                .into_iter()
+                .flat_map(|latest| latest.history.iter().copied()),
+        );
         Latest {
             version: 0,
             foreign: false,
@@ -52,7 +56,12 @@ impl Archive {
     }
 
     /// Puts the certificate if its version is still `expected`; returns whether it did.
-    pub(super) fn put_certificate(&self, state: &mut State, expected: u8, mut certificate: Certified) -> bool {
+    pub(super) fn put_certificate(
+        &self,
+        state: &mut State,
+        expected: u8,
+        mut certificate: Certified,
+    ) -> bool {
         if state.certificate_version() != expected && !self.breaks(Mutation::PutsCertificateBlindly) {
             return false;
         }

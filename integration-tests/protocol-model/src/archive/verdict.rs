@@ -8,30 +8,53 @@ use stateright::Property;
 
 pub(super) fn properties() -> Vec<Property<Archive>> {
     vec![
-        Property::always("every trimmed record is covered by a snapshot that the pointer names", covered),
-        Property::always("every trimmed record is covered by a sound snapshot in the store", |_, state: &State| {
-            state.log.trim == 0 || state.directories.iter().any(|found| covers(state, found))
-        }),
+        Property::always(
+            "every trimmed record is covered by a snapshot that the pointer names",
+            covered,
+        ),
+        Property::always(
+            "every trimmed record is covered by a sound snapshot in the store",
+            |_, state: &State| {
+                state.log.trim == 0 || state.directories.iter().any(|found| covers(state, found))
+            },
+        ),
         Property::always("the pointer never goes back", |_, state: &State| {
             let latest = state.latest.as_ref();
             latest.is_none_or(|latest| latest.position() >= state.highest)
         }),
         Property::always("the pointer names only complete snapshots", named_are_complete),
         Property::always("every replica equals the fold of its log", |_, state: &State| {
-            state.workers.iter().all(|worker| worker.local.is_none_or(|local| local.sound))
+            state
+                .workers
+                .iter()
+                .all(|worker| worker.local.is_none_or(|local| local.sound))
         }),
-        Property::always("no trim takes what a live replica still needs", |_, state: &State| {
-            state.workers.iter().all(|worker| {
-                let local = worker.local.filter(|local| worker.intact && local.inc == state.log.inc);
-                local.is_none_or(|local| local.durable >= state.log.trim)
-            })
-        }),
-        Property::always("every trim has a certificate, whose snapshots are there", certified),
+        Property::always(
+            "no trim takes what a live replica still needs",
+            |_, state: &State| {
+                state.workers.iter().all(|worker| {
+                    let local = worker
+                        .local
+                        .filter(|local| worker.intact && local.inc == state.log.inc);
+                    local.is_none_or(|local| local.durable >= state.log.trim)
+                })
+            },
+        ),
+        Property::always(
+            "every trim has a certificate, whose snapshots are there",
+            certified,
+        ),
         Property::sometimes("witness: a trim", |_, state: &State| state.log.trim > 0),
-        Property::sometimes("witness: the pointer at the last record", |model: &Archive, state: &State| {
-            let last = model.setup.bounds.records;
-            state.latest.as_ref().is_some_and(|latest| latest.position() == (state.log.inc, last))
-        }),
+        Property::sometimes(
+            "witness: the pointer at the last record",
+            |model: &Archive, state: &State| {
+                let last = model.setup.bounds.records;
+                state
+                    .latest
+                    .as_ref()
+                    .is_some_and(|latest| latest.position() == (state.log.inc, last))
+            },
+        ),
     ]
 }
 
@@ -57,9 +80,13 @@ fn covered(_: &Archive, state: &State) -> bool {
 }
 
 fn named_are_complete(_: &Archive, state: &State) -> bool {
-    state.latest.iter().flat_map(|latest| &latest.entries).all(|entry| {
-        state.lost.contains(&entry.id) || state.directory(entry.id).is_some_and(Directory::is_complete)
-    })
+    state
+        .latest
+        .iter()
+        .flat_map(|latest| &latest.entries)
+        .all(|entry| {
+            state.lost.contains(&entry.id) || state.directory(entry.id).is_some_and(Directory::is_complete)
+        })
 }
 
 fn certified(model: &Archive, state: &State) -> bool {

@@ -147,9 +147,7 @@ impl Leaders {
                 {
                     fold.leader = Some(written.term);
                 }
-                accepted = !announces
-                    && (epoch > lead && self.breaks(Mutation::AcceptsHigherEpochs)
-                        || epoch < lead && self.breaks(Mutation::AcceptsOlderEpochs));
+                accepted = !announces && epoch < lead && self.breaks(Mutation::AcceptsOlderEpochs);
             }
         }
         if accepted && let Some(command) = written.command {
@@ -219,42 +217,76 @@ impl Model for Leaders {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("every replica and snapshot equals the fold of the log", |model: &Leaders, state: &State| {
-                let folds = state.replicas.iter().map(|replica| &replica.fold);
-                let mut folds = folds.chain(&state.snapshot);
-                folds.all(|fold| *fold == model.fold(state, fold.applied))
-            }),
-            Property::always("an acknowledged write is in the log's fold", |model: &Leaders, state: &State| {
-                let all = model.fold(state, u8::MAX);
-                state.acknowledged.iter().all(|command| all.accepted.contains(command))
-            }),
-            Property::always("a write answered as failed is never applied", |model: &Leaders, state: &State| {
-                let all = model.fold(state, u8::MAX);
-                !state.failed.iter().any(|command| all.accepted.contains(command))
-            }),
+            Property::always(
+                "every replica and snapshot equals the fold of the log",
+                |model: &Leaders, state: &State| {
+                    let folds = state.replicas.iter().map(|replica| &replica.fold);
+                    let mut folds = folds.chain(&state.snapshot);
+                    folds.all(|fold| *fold == model.fold(state, fold.applied))
+                },
+            ),
+            Property::always(
+                "an acknowledged write is in the log's fold",
+                |model: &Leaders, state: &State| {
+                    let all = model.fold(state, u8::MAX);
+                    state
+                        .acknowledged
+                        .iter()
+                        .all(|command| all.accepted.contains(command))
+                },
+            ),
+            Property::always(
+                "a write answered as failed is never applied",
+                |model: &Leaders, state: &State| {
+                    let all = model.fold(state, u8::MAX);
+                    !state.failed.iter().any(|command| all.accepted.contains(command))
+                },
+            ),
             Property::always("no write is applied twice", |model: &Leaders, state: &State| {
                 let mut accepted = model.fold(state, u8::MAX).accepted;
                 accepted.sort_unstable();
                 accepted.windows(2).all(|pair| pair[0] != pair[1])
             }),
             Property::sometimes("witness: a trim", |_, state: &State| state.trim > 0),
-            Property::sometimes("witness: a snapshot at the last record", |model: &Leaders, state: &State| {
-                let full = state.log.len() == usize::from(model.setup.bounds.records);
-                full && state.snapshot.as_ref().is_some_and(|fold| fold.applied == model.setup.bounds.records)
-            }),
-            Property::sometimes("witness: writes of two terms are acknowledged", |_, state: &State| {
-                let acknowledged = |written: &&Written| {
-                    written.command.is_some_and(|command| state.acknowledged.contains(&command))
-                };
-                let terms: BTreeSet<Term> =
-                    state.log.iter().filter(acknowledged).map(|written| written.term).collect();
-                terms.len() > 1
-            }),
-            Property::sometimes("witness: a record is ignored", |model: &Leaders, state: &State| {
-                let commands = state.log.iter().filter(|written| written.command.is_some()).count();
-                // Where appends name the tail they expect, whoever can append has seen that it leads no more.
-                model.setup.bounds.expects_tail || model.fold(state, u8::MAX).accepted.len() < commands
-            }),
+            Property::sometimes(
+                "witness: a snapshot at the last record",
+                |model: &Leaders, state: &State| {
+                    let full = state.log.len() == usize::from(model.setup.bounds.records);
+                    full && state
+                        .snapshot
+                        .as_ref()
+                        .is_some_and(|fold| fold.applied == model.setup.bounds.records)
+                },
+            ),
+            Property::sometimes(
+                "witness: writes of two terms are acknowledged",
+                |_, state: &State| {
+                    let acknowledged = |written: &&Written| {
+                        written
+                            .command
+                            .is_some_and(|command| state.acknowledged.contains(&command))
+                    };
+                    let terms: BTreeSet<Term> = state
+                        .log
+                        .iter()
+                        .filter(acknowledged)
+                        .map(|written| written.term)
+                        .collect();
+                    terms.len() > 1
+                },
+            ),
+            Property::sometimes(
+                "witness: a record is ignored",
+                |model: &Leaders, state: &State| {
+                    let commands = state
+                        .log
+                        .iter()
+                        .filter(|written| written.command.is_some())
+                        .count();
+                    // Where appends name the tail they expect, whoever can append has seen that it leads no more.
+                    model.setup.bounds.expects_tail || model.fold(state, u8::MAX).accepted.len() < commands
+                },
+            ),
         ]
     }
 }

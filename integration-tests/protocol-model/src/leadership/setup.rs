@@ -44,7 +44,6 @@ const LOOSE: Bounds = Bounds {
 pub enum Mutation {
     AcknowledgesIgnored,
     AcknowledgesByPosition,
-    AcceptsHigherEpochs,
     AcceptsOlderEpochs,
     EqualEpochTakesLead,
     AnyAnnouncementTakesLead,
@@ -76,41 +75,53 @@ const fn setup(name: &'static str, bounds: Bounds) -> Setup {
 /// Configurations of the protocol as it is, that the test command explores.
 pub fn safe() -> Vec<Setup> {
     vec![
-        setup("leadership: an unclear append, a crash", Bounds {
-            crashes: 1,
-            ..SMALL
-        }),
-        setup("leadership: an unclear append, a lost disk", Bounds {
-            disk_losses: 1,
-            ..SMALL
-        }),
-        setup("leadership: appends land anywhere, a crash", Bounds {
-            crashes: 1,
-            ..LOOSE
-        }),
+        setup(
+            "leadership: an unclear append, a crash",
+            Bounds { crashes: 1, ..SMALL },
+        ),
+        setup(
+            "leadership: an unclear append, a lost disk",
+            Bounds {
+                disk_losses: 1,
+                ..SMALL
+            },
+        ),
+        setup(
+            "leadership: appends land anywhere, a crash",
+            Bounds { crashes: 1, ..LOOSE },
+        ),
     ]
 }
 
 /// Larger ones, for the long run.
 pub fn safe_long() -> Vec<Setup> {
     vec![
-        setup("leadership, long: five records, two unclear appends", Bounds {
-            records: 5,
-            terms: 3,
-            unknown: 2,
-            crashes: 1,
-            ..SMALL
-        }),
-        setup("leadership, long: appends land anywhere, three terms", Bounds {
-            records: 5,
-            terms: 3,
-            ..LOOSE
-        }),
-        setup("leadership, long: three replicas", Bounds {
-            replicas: 3,
-            crashes: 1,
-            ..SMALL
-        }),
+        setup(
+            "leadership, long: five records, two unclear appends",
+            Bounds {
+                records: 5,
+                terms: 3,
+                unknown: 2,
+                crashes: 1,
+                ..SMALL
+            },
+        ),
+        setup(
+            "leadership, long: appends land anywhere, three terms",
+            Bounds {
+                records: 5,
+                terms: 3,
+                ..LOOSE
+            },
+        ),
+        setup(
+            "leadership, long: three replicas",
+            Bounds {
+                replicas: 3,
+                crashes: 1,
+                ..SMALL
+            },
+        ),
     ]
 }
 
@@ -125,14 +136,28 @@ pub fn mutants() -> Vec<Setup> {
     let loose = |name, mutation| mutant_of(LOOSE, name, mutation);
     vec![
         loose("acknowledgement of an ignored record", M::AcknowledgesIgnored),
-        loose("acknowledgement by position instead of own record", M::AcknowledgesByPosition),
-        loose("records of higher epochs are accepted", M::AcceptsHigherEpochs),
+        loose(
+            "acknowledgement by position instead of own record",
+            M::AcknowledgesByPosition,
+        ),
         loose("records of older epochs are accepted", M::AcceptsOlderEpochs),
-        loose("an announcement of the same epoch takes the lead", M::EqualEpochTakesLead),
-        loose("an announcement of any epoch takes the lead", M::AnyAnnouncementTakesLead),
+        loose(
+            "an announcement of the same epoch takes the lead",
+            M::EqualEpochTakesLead,
+        ),
+        loose(
+            "an announcement of any epoch takes the lead",
+            M::AnyAnnouncementTakesLead,
+        ),
         mutant("epoch not in the snapshot", M::SnapshotWithoutLeader),
-        mutant("epoch not persisted with the applied LSN", M::PersistsWithoutLeader),
-        mutant("an unclear append is repeated without expected tail", M::RepeatsWithoutExpectedTail),
+        mutant(
+            "epoch not persisted with the applied LSN",
+            M::PersistsWithoutLeader,
+        ),
+        mutant(
+            "an unclear append is repeated without expected tail",
+            M::RepeatsWithoutExpectedTail,
+        ),
         mutant("an unclear append is answered as failed", M::UnknownIsFailure),
     ]
 }

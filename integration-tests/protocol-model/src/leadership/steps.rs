@@ -217,9 +217,11 @@ impl Leaders {
         } else if self.breaks(Mutation::AcknowledgesByPosition) && at == pending.after + 1 {
             replica.pending = None;
             state.acknowledged.extend(pending.record.command);
-        } else if replica.fold.leader.is_some_and(|leader| {
-            leader.0 >= pending.record.term.0 && leader != pending.record.term
-        }) {
+        } else if replica
+            .fold
+            .leader
+            .is_some_and(|leader| leader.0 >= pending.record.term.0 && leader != pending.record.term)
+        {
             // Its term is over: records of it are ignored wherever they land.
             replica.pending = None;
             state.failed.extend(pending.record.command);

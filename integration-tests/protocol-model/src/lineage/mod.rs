@@ -4,9 +4,10 @@
 //! stands for a whole history, as the chain hash does in the product. Publishing is one step here; how it comes about is
 //! the archive model's matter.
 //!
-//! Two things are taken for granted, because nothing in a cluster could replace them: while a connected replica or the
-//! pointer is above the tail, nobody appends (the admin names no leader); and a log that has regressed is not trimmed
-//! until an operator forks it.
+//! A log that loses acknowledged records breaks its contract, and three things are taken for granted where it does, which
+//! in the product chain hashes show only afterwards: while a connected replica or the pointer is above the tail, nobody
+//! appends (the admin names no leader); such a log is not trimmed until an operator forks it; and no export that began
+//! before the loss is published after it.
 
 mod setup;
 mod steps;
@@ -182,32 +183,62 @@ impl Model for Lineage {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always("no replica mixes two histories", |_, state: &State| !state.mixed),
-            Property::always("a pointer is displaced only by what continues it", |_, state: &State| {
-                !state.displaced
-            }),
+            Property::always(
+                "every replica of the log has the log's history",
+                |_, state: &State| {
+                    let Some(log) = state.log.as_ref().filter(|_| !state.regressed) else {
+                        return true;
+                    };
+                    let of_log = |local: &Local| local.inc == log.inc && local.applied > log.base;
+                    let locals = state.replicas.iter().filter_map(|replica| replica.local);
+                    locals
+                        .filter(of_log)
+                        .all(|local| log.at(local.applied) == Some(local.tip))
+                },
+            ),
+            Property::always(
+                "a pointer is displaced only by what continues it",
+                |_, state: &State| !state.displaced,
+            ),
             Property::always("the pointer never goes back", |_, state: &State| {
-                state.latest.as_ref().is_none_or(|latest| latest.position() >= state.highest)
+                state
+                    .latest
+                    .as_ref()
+                    .is_none_or(|latest| latest.position() >= state.highest)
             }),
-            Property::always("every trimmed record is in a snapshot of the log's incarnation", covered),
+            Property::always(
+                "every trimmed record is in a snapshot of the log's incarnation",
+                covered,
+            ),
             Property::sometimes("witness: a trim", |_, state: &State| {
                 state.log.as_ref().is_some_and(|log| log.trim > log.base)
             }),
             Property::sometimes("witness: a trim after a fork", |_, state: &State| {
-                state.log.as_ref().is_some_and(|log| log.inc > 1 && log.trim > log.base)
+                state
+                    .log
+                    .as_ref()
+                    .is_some_and(|log| log.inc > 1 && log.trim > log.base)
             }),
-            Property::sometimes("witness: the pointer at the last record", |model: &Lineage, state: &State| {
-                let all = state.parents.len() == usize::from(model.setup.bounds.records);
-                let at = state.log.as_ref().map(|log| (log.inc, log.last()));
-                all && at.is_some() && state.latest.as_ref().map(Latest::position) == at
-            }),
+            Property::sometimes(
+                "witness: the pointer at the last record",
+                |model: &Lineage, state: &State| {
+                    let all = state.parents.len() == usize::from(model.setup.bounds.records);
+                    let at = state.log.as_ref().map(|log| (log.inc, log.last()));
+                    all && at.is_some() && state.latest.as_ref().map(Latest::position) == at
+                },
+            ),
         ]
     }
 }
 
 /// The last trimmed record stands in the history of a snapshot that the pointer names for this log.
 fn covered(_: &Lineage, state: &State) -> bool {
-    let Some(log) = state.log.as_ref() else { return true };
-    let Some(record) = log.at(log.trim) else { return true };
+    let Some(log) = state.log.as_ref() else {
+        return true;
+    };
+    let Some(record) = log.at(log.trim) else {
+        return true;
+    };
     let named = state.latest.iter().flat_map(|latest| &latest.entries);
     named
         .filter(|entry| entry.inc == log.inc)

@@ -72,23 +72,32 @@ const fn setup(name: &'static str, bounds: Bounds) -> Setup {
 pub fn safe() -> Vec<Setup> {
     vec![
         setup("lineage: the log is lost and forked from a snapshot", LOST),
-        setup("lineage: the log regresses, and grows again or is forked", REGRESSED),
+        setup(
+            "lineage: the log regresses, and grows again or is forked",
+            REGRESSED,
+        ),
     ]
 }
 
 /// Larger ones, for the long run.
 pub fn safe_long() -> Vec<Setup> {
     vec![
-        setup("lineage, long: a loss and a regression", Bounds {
-            regressions: 1,
-            ..LOST
-        }),
-        setup("lineage, long: three replicas, two losses", Bounds {
-            replicas: 3,
-            snapshots: 4,
-            log_losses: 2,
-            ..SMALL
-        }),
+        setup(
+            "lineage, long: a loss and a regression",
+            Bounds {
+                regressions: 1,
+                ..LOST
+            },
+        ),
+        setup(
+            "lineage, long: three replicas, two losses",
+            Bounds {
+                replicas: 3,
+                snapshots: 4,
+                log_losses: 2,
+                ..SMALL
+            },
+        ),
     ]
 }
 
@@ -101,11 +110,35 @@ pub fn mutants() -> Vec<Setup> {
     };
     vec![
         mutant("a lost log provisioned anew", LOST, M::ProvisionsLostLogAnew),
-        mutant("a lost log provisioned empty under the next generation", LOST, M::ProvisionsEmptyNextGeneration),
-        mutant("incarnation missing from the comparison at start", LOST, M::TakesStateOfAnyIncarnation),
-        mutant("a log that regresses and grows again, not compared", REGRESSED, M::DoesNotCompareAtStart),
-        mutant("a regression is forgotten once the log has grown again", REGRESSED, M::ForgetsRegression),
-        mutant("a fork with a newer parent snapshot, restored from it", LOST, M::RestoresNewestOfAnyIncarnation),
-        mutant("an old state published under the new incarnation", LOST, M::LabelsWithTheLogsIncarnation),
+        mutant(
+            "a lost log provisioned empty under the next generation",
+            LOST,
+            M::ProvisionsEmptyNextGeneration,
+        ),
+        mutant(
+            "incarnation missing from the comparison at start",
+            LOST,
+            M::TakesStateOfAnyIncarnation,
+        ),
+        mutant(
+            "a log that regresses and grows again, not compared",
+            REGRESSED,
+            M::DoesNotCompareAtStart,
+        ),
+        mutant(
+            "a regression is forgotten once the log has grown again",
+            REGRESSED,
+            M::ForgetsRegression,
+        ),
+        mutant(
+            "a fork with a newer parent snapshot, restored from it",
+            LOST,
+            M::RestoresNewestOfAnyIncarnation,
+        ),
+        mutant(
+            "an old state published under the new incarnation",
+            LOST,
+            M::LabelsWithTheLogsIncarnation,
+        ),
     ]
 }

@@ -123,7 +123,10 @@ impl Lineage {
         let log = state.log.clone()?;
         let local = state.replicas[number].local;
         let asked = match self.breaks(Mutation::TakesStateOfAnyIncarnation) {
-            true => local.map(|local| Local { inc: log.inc, ..local }),
+            true => local.map(|local| Local {
+                inc: log.inc,
+                ..local
+            }),
             false => local,
         };
         match next_step(asked.map(|local| (local.inc, local.applied)), log.view()) {
@@ -160,7 +163,11 @@ impl Lineage {
             Some(latest) if self.breaks(Mutation::RestoresNewestOfAnyIncarnation) => {
                 latest.entries.iter().copied().max_by_key(|entry| entry.lsn)
             }
-            Some(latest) => self.product.candidates(&latest, log.view(), applied).first().copied(),
+            Some(latest) => self
+                .product
+                .candidates(&latest, log.view(), applied)
+                .first()
+                .copied(),
             None => None,
         };
         let (applied, tip) = match best {
@@ -178,6 +185,10 @@ impl Lineage {
 
     fn publish(&self, state: &mut State, number: usize) -> Option<()> {
         let local = state.replicas[number].local.filter(|local| local.applied > 0)?;
+        // A replica that is cut off exports nothing; what it began before a regression is assumed not to finish.
+        if state.regressed && !state.replicas[number].connected {
+            return None;
+        }
         // Under the hold nothing of this log is published.
         let held = state.noticed && local.inc == state.inc && !self.breaks(Mutation::ForgetsRegression);
         if held {
@@ -297,7 +308,9 @@ fn cut_off(state: &mut State) {
 
 /// Whether the pointer shows that the log has lost records.
 fn evidence(state: &State) -> bool {
-    let Some(log) = state.log.as_ref() else { return false };
+    let Some(log) = state.log.as_ref() else {
+        return false;
+    };
     let mut named = state.latest.iter().flat_map(|latest| &latest.entries);
     named.any(|entry| entry.inc == log.inc && entry.lsn > log.last())
 }
