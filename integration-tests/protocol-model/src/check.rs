@@ -85,13 +85,23 @@ where
         .filter(|name| name.starts_with(WITNESS) && !discoveries.contains_key(name))
         .collect();
     discoveries.retain(|name, _| !name.starts_with(WITNESS));
-    let violations: Vec<_> = discoveries
-        .into_iter()
-        .map(|(property, path)| {
-            let steps = path.into_actions().iter().map(|step| format!("{step:?}")).collect();
-            (property, steps)
-        })
-        .collect();
+    let model = checker.model();
+    let mut violations: Vec<(&'static str, Vec<String>)> = Vec::new();
+    for property in model.properties() {
+        let Some(path) = discoveries.remove(property.name) else {
+            continue;
+        };
+        // What the checker shows may go on after the first state that breaks the property.
+        let path = path.into_vec();
+        let broken = path
+            .iter()
+            .position(|(state, _)| !(property.condition)(model, state));
+        let steps = path.iter().take(broken.unwrap_or(path.len()));
+        let steps = steps
+            .filter_map(|(_, step)| step.as_ref())
+            .map(|step| format!("{step:?}"));
+        violations.push((property.name, steps.collect()));
+    }
     Outcome {
         name,
         is_mutant,

@@ -6,23 +6,27 @@
 //!
 //! `--long` adds the large configurations, `--steps` prints the counterexamples; words select by name.
 
-use protocol_model::{archive, check::Outcome};
+use protocol_model::check::Outcome;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
-    let words: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
-    let mut setups = archive::safe();
+    let words: Vec<&String> = arguments
+        .iter()
+        .filter(|argument| !argument.starts_with("--"))
+        .collect();
+    let mut runs = protocol_model::safe();
     if has("--long") {
-        setups.extend(archive::safe_long());
+        runs.extend(protocol_model::safe_long());
     }
-    setups.extend(archive::mutants());
-    setups.retain(|setup| words.iter().all(|word| setup.name.contains(word.as_str())));
+    runs.extend(protocol_model::mutants());
+    runs.retain(|run| words.iter().all(|word| run.name().contains(word.as_str())));
 
-    let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
-    let outcomes = setups.into_iter().map(|setup| {
-        let outcome = archive::run(setup, if setup.mutation.is_some() { 1 } else { threads });
+    let cores = std::thread::available_parallelism().map_or(1, |threads| threads.get());
+    let outcomes = runs.into_iter().map(|run| {
+        // One thread finds a shortest counterexample.
+        let outcome = run.explore(if run.is_mutant() { 1 } else { cores });
         println!("{outcome}");
         if has("--steps") {
             print_steps(&outcome);
@@ -32,7 +36,11 @@ fn main() -> ExitCode {
     let outcomes: Vec<Outcome> = outcomes.collect();
     let failed = outcomes.iter().filter(|outcome| !outcome.as_expected()).count();
     println!("{} configurations, {failed} not as expected", outcomes.len());
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn print_steps(outcome: &Outcome) {

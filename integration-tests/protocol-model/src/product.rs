@@ -51,7 +51,9 @@ pub struct Latest {
 impl Latest {
     /// Returns generation and LSN of the latest snapshot.
     pub fn position(&self) -> (u8, u8) {
-        self.entries.first().map_or((0, 0), |entry| (entry.inc, entry.lsn))
+        self.entries
+            .first()
+            .map_or((0, 0), |entry| (entry.inc, entry.lsn))
     }
 }
 
@@ -278,19 +280,19 @@ impl Product {
         let current = current.map(|latest| self.pointer(latest));
         let certificate = certificate.map(|certified| self.certificate(certified));
         let newest = self.entry(newest);
-        retained_after(current.as_ref(), newest, certificate.as_ref(), u32::from(restorable_min))
-            .iter()
-            .map(back)
-            .collect()
+        retained_after(
+            current.as_ref(),
+            newest,
+            certificate.as_ref(),
+            u32::from(restorable_min),
+        )
+        .iter()
+        .map(back)
+        .collect()
     }
 
     /// Asks `may_delete` for the sweep of the current generation.
-    pub fn may_delete(
-        &self,
-        entry: Entry,
-        latest: Option<&Latest>,
-        certificate: Option<&Certified>,
-    ) -> bool {
+    pub fn may_delete(&self, entry: Entry, latest: Option<&Latest>, certificate: Option<&Certified>) -> bool {
         let pointer = latest.map(|latest| self.pointer(latest));
         let certificate = certificate.map(|certified| self.certificate(certified));
         let facts = DeleteFacts {

@@ -23,8 +23,8 @@ use crate::{
     check::{Outcome, explore},
     product::Product,
 };
-use stateright::{Model, Property};
 use state::State;
+use stateright::{Model, Property};
 use steps::Step;
 
 /// The model of one configuration.

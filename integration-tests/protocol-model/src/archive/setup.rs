@@ -140,49 +140,84 @@ const fn setup(name: &'static str, restorable_min: u8, bounds: Bounds) -> Setup 
 
 /// Configurations of the protocol as it is, that the test command explores.
 pub fn safe() -> Vec<Setup> {
+    let worn = Bounds {
+        crashes: 1,
+        disk_losses: 1,
+        ..SMALL
+    };
     vec![
-        setup("archive: one restorable snapshot, a crash, an unclear swap", 1, Bounds {
-            crashes: 1,
-            unclear_swaps: 1,
-            ..SMALL
-        }),
-        setup("archive: two restorable, the store loses one", 2, Bounds {
-            snapshot_losses: 1,
-            ..SMALL
-        }),
-        setup("archive: two restorable, one rotten, the store loses another", 2, Bounds {
-            workers: 1,
-            admins: 1,
-            attempts: 4,
-            records: 3,
-            rotten: 1,
-            snapshot_losses: 1,
-            ..SMALL
-        }),
-        setup("archive: applied and durable differ, a crash, a lost disk", 1, Bounds {
-            flushes: true,
-            crashes: 1,
-            disk_losses: 1,
-            ..SMALL
-        }),
-        setup("archive: the log is created anew", 1, Bounds {
-            recreations: 1,
-            ..SMALL
-        }),
-        setup("archive: an unclear certificate", 1, Bounds {
-            unclear_certificates: 1,
-            ..SMALL
-        }),
-        setup("archive: the pointer is deleted", 1, Bounds {
-            pointer_losses: 1,
-            ..SMALL
-        }),
-        Setup {
-            start: Start::OlderGeneration,
-            ..setup("archive: a pointer of an older generation lies there", 1, Bounds {
+        setup(
+            "archive: one restorable, a crash, an unclear swap",
+            1,
+            Bounds {
+                crashes: 1,
                 unclear_swaps: 1,
                 ..SMALL
-            })
+            },
+        ),
+        setup(
+            "archive: two restorable, a crash, a lost disk, a lost snapshot",
+            2,
+            Bounds {
+                snapshot_losses: 1,
+                ..worn
+            },
+        ),
+        setup(
+            "archive: two restorable, one rotten, another one lost",
+            2,
+            Bounds {
+                records: 3,
+                attempts: 4,
+                rotten: 1,
+                snapshot_losses: 1,
+                ..SMALL
+            },
+        ),
+        setup(
+            "archive: applied and durable differ, a crash, a lost disk",
+            1,
+            Bounds {
+                flushes: true,
+                ..worn
+            },
+        ),
+        setup(
+            "archive: the log is created anew",
+            1,
+            Bounds {
+                recreations: 1,
+                ..SMALL
+            },
+        ),
+        setup(
+            "archive: an unclear certificate, a lost snapshot",
+            2,
+            Bounds {
+                unclear_certificates: 1,
+                snapshot_losses: 1,
+                ..SMALL
+            },
+        ),
+        setup(
+            "archive: the pointer is deleted",
+            1,
+            Bounds {
+                pointer_losses: 1,
+                ..SMALL
+            },
+        ),
+        Setup {
+            start: Start::OlderGeneration,
+            ..setup(
+                "archive: a pointer of an older generation lies there",
+                1,
+                Bounds {
+                    crashes: 1,
+                    unclear_swaps: 1,
+                    ..SMALL
+                },
+            )
         },
     ]
 }
@@ -190,32 +225,58 @@ pub fn safe() -> Vec<Setup> {
 /// Larger ones, for the long run.
 pub fn safe_long() -> Vec<Setup> {
     vec![
-        setup("archive, long: all but a new log, two restorable", 2, Bounds {
-            crashes: 1,
-            disk_losses: 1,
-            snapshot_losses: 1,
-            unclear_swaps: 1,
-            ..SMALL
-        }),
-        setup("archive, long: a new log and a lost snapshot, four attempts", 2, Bounds {
-            attempts: 4,
-            recreations: 1,
-            snapshot_losses: 1,
-            ..SMALL
-        }),
-        setup("archive, long: three workers", 1, Bounds {
-            workers: 3,
-            crashes: 1,
-            unclear_swaps: 1,
-            ..SMALL
-        }),
-        setup("archive, long: three records, one rotten, one lost", 2, Bounds {
-            records: 3,
-            attempts: 4,
-            rotten: 1,
-            snapshot_losses: 1,
-            ..SMALL
-        }),
+        setup(
+            "archive, long: one restorable, a crash, a lost disk, an unclear swap",
+            1,
+            Bounds {
+                crashes: 1,
+                disk_losses: 1,
+                unclear_swaps: 1,
+                ..SMALL
+            },
+        ),
+        setup(
+            "archive, long: all but a new log, two restorable",
+            2,
+            Bounds {
+                crashes: 1,
+                disk_losses: 1,
+                snapshot_losses: 1,
+                unclear_swaps: 1,
+                ..SMALL
+            },
+        ),
+        setup(
+            "archive, long: a new log and a lost snapshot, four attempts",
+            2,
+            Bounds {
+                attempts: 4,
+                recreations: 1,
+                snapshot_losses: 1,
+                ..SMALL
+            },
+        ),
+        setup(
+            "archive, long: three workers",
+            1,
+            Bounds {
+                workers: 3,
+                crashes: 1,
+                unclear_swaps: 1,
+                ..SMALL
+            },
+        ),
+        setup(
+            "archive, long: three records, one rotten, one lost",
+            2,
+            Bounds {
+                records: 3,
+                attempts: 4,
+                rotten: 1,
+                snapshot_losses: 1,
+                ..SMALL
+            },
+        ),
     ]
 }
 
@@ -257,47 +318,172 @@ pub fn mutants() -> Vec<Setup> {
     };
     let left = |start, setup: Setup| Setup { start, ..setup };
     vec![
-        mutant("P1: the pointer is put without a condition", 1, SMALL, M::PutsPointerBlindly),
-        mutant("P2: after a lost race, retried without comparing", 1, SMALL, M::RetriesWithoutComparing),
-        mutant("P3: the pointer before the files", 1, SMALL, M::PublishesBeforeUpload),
-        mutant("P4: attempt id reused: two attempts share a directory", 1, SMALL, M::ReusesAttemptId),
-        mutant("P5: own upload deleted after an unclear swap", 1, unclear, M::DeletesOwnAtOnce),
-        mutant("P5: own upload deleted after reading again", 1, unclear, M::DeletesOwnAfterReadingAgain),
-        mutant("P6: whatever is unreferenced is deleted", 1, SMALL, M::DeletesUnreferenced),
+        mutant(
+            "P1: the pointer is put without a condition",
+            1,
+            SMALL,
+            M::PutsPointerBlindly,
+        ),
+        mutant(
+            "P2: after a lost race, retried without comparing",
+            1,
+            SMALL,
+            M::RetriesWithoutComparing,
+        ),
+        mutant(
+            "P3: the pointer before the files",
+            1,
+            SMALL,
+            M::PublishesBeforeUpload,
+        ),
+        mutant(
+            "P4: attempt id reused: two attempts share a directory",
+            1,
+            SMALL,
+            M::ReusesAttemptId,
+        ),
+        mutant(
+            "P5: own upload deleted after an unclear swap",
+            1,
+            unclear,
+            M::DeletesOwnAtOnce,
+        ),
+        mutant(
+            "P5: own upload deleted after reading again",
+            1,
+            unclear,
+            M::DeletesOwnAfterReadingAgain,
+        ),
+        mutant(
+            "P6: whatever is unreferenced is deleted",
+            1,
+            SMALL,
+            M::DeletesUnreferenced,
+        ),
         left(
             Start::OlderGeneration,
-            mutant("P7: deletion compares LSNs without incarnation", 1, SMALL, M::DeletesWithoutIncarnation),
+            mutant(
+                "P7: deletion compares LSNs without incarnation",
+                1,
+                SMALL,
+                M::DeletesWithoutIncarnation,
+            ),
         ),
-        mutant("P8: a reader skips the trim gap", 1, SMALL, M::SkipsTrimGap),
-        mutant("P9: reported before the pointer names it", 1, SMALL, M::ReportsBeforePointer),
-        mutant("P9: reported although the race was lost", 1, SMALL, M::ReportsAfterLostRace),
+        mutant("P8: a reader skips the trim gap", 1, wiped, M::SkipsTrimGap),
+        mutant(
+            "P9: reported before the pointer names it",
+            1,
+            SMALL,
+            M::ReportsBeforePointer,
+        ),
+        mutant(
+            "P9: reported although the race was lost",
+            1,
+            SMALL,
+            M::ReportsAfterLostRace,
+        ),
         mutant("T1: a status decides the trim", 1, lossy, M::TrimsByStatus),
         left(
             Start::ForeignPointer,
-            mutant("T2: another cluster's pointer is trusted", 1, SMALL, M::TrustsForeignPointer),
+            mutant(
+                "T2: another cluster's pointer is trusted",
+                1,
+                SMALL,
+                M::TrustsForeignPointer,
+            ),
         ),
         left(
             Start::OlderGeneration,
-            mutant("T2: incarnation missing from the trim's comparison", 1, SMALL, M::IgnoresIncarnationInTrim),
+            mutant(
+                "T2: incarnation missing from the trim's comparison",
+                1,
+                SMALL,
+                M::IgnoresIncarnationInTrim,
+            ),
         ),
-        mutant("T3: presence is not checked", 2, lossy, M::DoesNotCheckPresence),
-        mutant("T3: a damaged snapshot is skipped instead of holding", 2, rotten, M::SkipsDamaged),
+        mutant(
+            "T3: neither presence nor content is checked",
+            2,
+            rotten,
+            M::DoesNotCheckPresence,
+        ),
+        mutant(
+            "T3: a damaged snapshot is skipped instead of holding",
+            2,
+            rotten,
+            M::SkipsDamaged,
+        ),
         mutant("T4: one snapshot is relied on", 2, lossy, M::ReliesOnOneSnapshot),
-        mutant("T4: trims at the newest instead of the oldest", 2, lossy, M::TrimsAtTheNewest),
-        mutant("T4: fewer snapshots than demanded are enough", 2, lossy, M::TrimsWithTooFew),
-        mutant("T5: the log trims for any incarnation", 1, anew, M::TrimsAnyIncarnation),
-        mutant("no snapshots: trims at what all replicas applied", 1, wiped, M::TrimsAtReplicas),
-        mutant("trims at applied instead of durable", 1, Bounds { crashes: 1, ..volatile }, M::TrimsAtApplied),
-        mutant("eviction before certification", 2, rotten, M::EvictsBeforeCertification),
+        mutant(
+            "T4: trims at the newest instead of the oldest",
+            2,
+            lossy,
+            M::TrimsAtTheNewest,
+        ),
+        mutant(
+            "T4: fewer snapshots than demanded are enough",
+            2,
+            lossy,
+            M::TrimsWithTooFew,
+        ),
+        mutant(
+            "T5: the log trims for any incarnation",
+            1,
+            anew,
+            M::TrimsAnyIncarnation,
+        ),
+        mutant(
+            "no snapshots: trims at what all replicas applied",
+            1,
+            wiped,
+            M::TrimsAtReplicas,
+        ),
+        mutant(
+            "trims at applied instead of durable",
+            1,
+            Bounds {
+                crashes: 1,
+                ..volatile
+            },
+            M::TrimsAtApplied,
+        ),
+        mutant(
+            "eviction before certification",
+            2,
+            rotten,
+            M::EvictsBeforeCertification,
+        ),
         mutant("trims before certifying", 2, rotten, M::TrimsBeforeCertifying),
-        mutant("the certificate is put without a condition", 1, SMALL, M::PutsCertificateBlindly),
-        mutant("a certified snapshot is deleted once it is evicted", 2, rotten, M::DeletesCertified),
+        mutant(
+            "the certificate is put without a condition",
+            1,
+            SMALL,
+            M::PutsCertificateBlindly,
+        ),
+        mutant(
+            "a certified snapshot is deleted once it is evicted",
+            2,
+            rotten,
+            M::DeletesCertified,
+        ),
         mutant(
             "after a lost pointer, one below the trim point",
             1,
-            Bounds { pointer_losses: 1, ..SMALL },
+            Bounds {
+                pointer_losses: 1,
+                ..SMALL
+            },
             M::ForgetsTheFloor,
         ),
-        mutant("restores without comparing hashes", 1, Bounds { rotten: 1, disk_losses: 1, ..SMALL }, M::RestoresUnverified),
+        mutant(
+            "restores without comparing hashes",
+            1,
+            Bounds {
+                rotten: 1,
+                disk_losses: 1,
+                ..SMALL
+            },
+            M::RestoresUnverified,
+        ),
     ]
 }

@@ -14,9 +14,15 @@ pub(crate) struct Directory {
     pub(crate) manifest_of: Option<u8>,
     /// Whether the content is wrong from birth, which only reading it shows.
     pub(crate) rotten: bool,
+    /// Whether it was made from another cluster's log.
+    pub(crate) foreign: bool,
 }
 
 impl Directory {
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.foreign
+    }
+
     pub(crate) fn is_complete(&self) -> bool {
         self.manifest_of == Some(self.data_of)
     }
@@ -41,9 +47,14 @@ pub(crate) struct Local {
 pub(crate) enum Phase {
     Idle,
     /// Data files are on their way.
-    Uploading { upload: Upload },
+    Uploading {
+        upload: Upload,
+    },
     /// All is in the store; the pointer is to be read. `unclear`: after a put without an answer.
-    Uploaded { upload: Upload, unclear: bool },
+    Uploaded {
+        upload: Upload,
+        unclear: bool,
+    },
     /// The pointer was read and may be replaced.
     Swapping {
         upload: Upload,
@@ -51,7 +62,9 @@ pub(crate) enum Phase {
         certificate: Option<Certified>,
     },
     /// Snapshots to try, best first.
-    Restoring { candidates: Vec<Entry> },
+    Restoring {
+        candidates: Vec<Entry>,
+    },
 }
 
 /// One attempt.
@@ -77,9 +90,16 @@ pub(crate) struct Worker {
 pub(crate) enum Admin {
     Idle,
     /// Decided; the certificate is to be written.
-    Decided { inc: u8, up_to: u8, entries: Vec<Entry> },
+    Decided {
+        inc: u8,
+        up_to: u8,
+        entries: Vec<Entry>,
+    },
     /// Entitled to trim.
-    Entitled { inc: u8, up_to: u8 },
+    Entitled {
+        inc: u8,
+        up_to: u8,
+    },
 }
 
 /// How often each fault and each attempt has happened.
@@ -119,6 +139,8 @@ pub(crate) struct State {
     pub(crate) claims: BTreeSet<(u8, u8)>,
     /// Snapshots that went without anybody's decision.
     pub(crate) lost: BTreeSet<u8>,
+    /// Whether a swap that was decided before a certificate was written has evicted what that one names.
+    pub(crate) raced: bool,
     pub(crate) spent: Spent,
 }
 
@@ -155,6 +177,7 @@ impl State {
             doomed: None,
             claims: BTreeSet::new(),
             lost: BTreeSet::new(),
+            raced: false,
             spent: Spent::default(),
         };
         if setup.start != Start::Empty {
@@ -163,11 +186,18 @@ impl State {
         state
     }
 
-    /// Puts snapshots of an earlier life of the log, or of another cluster, into the store, with LSNs above all that the
-    /// present log will have.
+    /// Puts snapshots of an earlier life of the log, or of another cluster, into the store. Those of an earlier life have
+    /// LSNs above all that the present log will have.
     fn leave_behind(&mut self, foreign: bool) {
         let inc = if foreign { self.log.inc } else { 0 };
-        let entries: Vec<Entry> = [(3, 101), (2, 100)].map(|(lsn, id)| Entry { inc, lsn, id }).into();
+        let above = if foreign { 0 } else { 1 };
+        let entries: Vec<Entry> = [(2, 101), (1, 100)]
+            .map(|(lsn, id)| Entry {
+                inc,
+                lsn: lsn + above,
+                id,
+            })
+            .into();
         self.directories = entries
             .iter()
             .map(|entry| Directory {
@@ -175,6 +205,7 @@ impl State {
                 data_of: entry.id,
                 manifest_of: Some(entry.id),
                 rotten: false,
+                foreign,
             })
             .collect();
         self.versions.0 = 1;
@@ -192,6 +223,20 @@ impl State {
         self.directories.iter().find(|directory| directory.entry.id == id)
     }
 
+    /// Returns whether the certificate in force rests on a snapshot that the pointer has and `next` has not.
+    pub(crate) fn evicts_certified(&self, next: &[Entry]) -> bool {
+        let certified = self
+            .certificate
+            .iter()
+            .flat_map(|certificate| &certificate.entries);
+        let named = |entry: &&Entry| {
+            self.latest
+                .as_ref()
+                .is_some_and(|latest| latest.entries.contains(entry))
+        };
+        certified.filter(named).any(|entry| !next.contains(entry))
+    }
+
     pub(crate) fn remove_directory(&mut self, id: u8) {
         self.directories.retain(|directory| directory.entry.id != id);
     }
@@ -202,7 +247,9 @@ impl State {
     }
 
     pub(crate) fn certificate_version(&self) -> u8 {
-        self.certificate.as_ref().map_or(0, |certificate| certificate.version)
+        self.certificate
+            .as_ref()
+            .map_or(0, |certificate| certificate.version)
     }
 
     /// Brings states that differ only in names into one form: workers and admins are alike, and directories are a set.

@@ -12,11 +12,21 @@ impl Archive {
         entry: Entry,
     ) -> Latest {
         let kept_for = certificate.filter(|_| !self.breaks(Mutation::EvictsBeforeCertification));
-        let entries = self
+        let mut entries = self
             .product
             .retained(current, entry, kept_for, self.setup.restorable_min);
+        if self.breaks(Mutation::RetriesWithoutComparing) {
+            // Whoever does not compare takes its own snapshot for the newest.
+            entries.retain(|other| *other != entry);
+            entries.insert(0, entry);
+            entries.truncate(usize::from(self.setup.restorable_min));
+        }
         let mut history = vec![entry.id];
-        history.extend(current.into_iter().flat_map(|latest| latest.history.iter().copied()));
+        history.extend(
+            current
+                .into_iter()
+                .flat_map(|latest| latest.history.iter().copied()),
+        );
         Latest {
             version: 0,
             foreign: false,
@@ -46,7 +56,12 @@ impl Archive {
     }
 
     /// Puts the certificate if its version is still `expected`; returns whether it did.
-    pub(super) fn put_certificate(&self, state: &mut State, expected: u8, mut certificate: Certified) -> bool {
+    pub(super) fn put_certificate(
+        &self,
+        state: &mut State,
+        expected: u8,
+        mut certificate: Certified,
+    ) -> bool {
         if state.certificate_version() != expected && !self.breaks(Mutation::PutsCertificateBlindly) {
             return false;
         }

@@ -44,7 +44,10 @@ impl Archive {
         let decided = match self.setup.mutation {
             _ if self.setup.trims_by_claim() => self.trim_by_claim(state)?,
             Some(Mutation::TrimsAtReplicas) => {
-                let applied = state.workers.iter().map(|worker| worker.local.map_or(0, |l| l.applied));
+                let applied = state
+                    .workers
+                    .iter()
+                    .map(|worker| worker.local.map_or(0, |l| l.applied));
                 Admin::Entitled {
                     inc: state.log.inc,
                     up_to: applied.min()?,
@@ -98,10 +101,12 @@ impl Archive {
             _ => Some(Checked::Damaged),
         };
         let needs = state.workers.iter().map(|worker| {
-            worker.local.map(|local| match self.breaks(Mutation::TrimsAtApplied) {
-                true => local.applied,
-                false => local.durable,
-            })
+            worker
+                .local
+                .map(|local| match self.breaks(Mutation::TrimsAtApplied) {
+                    true => local.applied,
+                    false => local.durable,
+                })
         });
         let restorable_min = match self.setup.mutation {
             Some(Mutation::ReliesOnOneSnapshot) => 1,
@@ -116,7 +121,9 @@ impl Archive {
             Some(Mutation::SkipsDamaged) => {
                 // Damaged ones do not count, instead of holding: the guard may rest on fewer.
                 if let Some(latest) = latest.as_mut() {
-                    latest.entries.retain(|entry| checked(*entry) == Some(Checked::Sound));
+                    latest
+                        .entries
+                        .retain(|entry| checked(*entry) == Some(Checked::Sound));
                 }
                 let left = latest.as_ref().map_or(0, |latest| latest.entries.len() as u8);
                 ask(log, latest.as_ref(), left.clamp(1, restorable_min))?
@@ -147,6 +154,13 @@ impl Archive {
         let (expected, ours) = self.draft(state, number)?;
         let grows = self.certificate_grows(state, &ours);
         let written = grows && self.put_certificate(state, expected, ours.clone());
+        let named = |entry: &Entry| {
+            state
+                .latest
+                .as_ref()
+                .is_some_and(|latest| latest.entries.contains(entry))
+        };
+        state.raced |= written && !ours.entries.iter().all(named);
         let own = state.certificate.as_ref().is_some_and(|found| {
             (found.inc, found.up_to, &found.entries) == (ours.inc, ours.up_to, &ours.entries)
         });

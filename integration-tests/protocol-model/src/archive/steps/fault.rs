@@ -4,7 +4,7 @@ use super::Step;
 use crate::{
     archive::{
         Archive,
-        state::{Local, Phase, State},
+        state::{Local, Phase, State, Worker},
     },
     product::LogView,
 };
@@ -29,7 +29,11 @@ impl Archive {
             let complete = state.directories.iter().filter(|found| found.is_complete());
             steps.extend(complete.map(|found| Step::LoseSnapshot(found.entry.id)));
         }
-        if spent.pointer_losses < bounds.pointer_losses && state.latest.is_some() {
+        // A publisher that found no pointer cannot tell one that went from one that never was.
+        let found_none = |worker: &Worker| matches!(worker.phase, Phase::Swapping { latest: None, .. });
+        let in_flight = state.workers.iter().any(found_none)
+            || state.late_latest.iter().any(|(expected, _)| *expected == 0);
+        if spent.pointer_losses < bounds.pointer_losses && state.latest.is_some() && !in_flight {
             steps.push(Step::LosePointer);
         }
         if spent.recreations < bounds.recreations && state.log.last > 0 {

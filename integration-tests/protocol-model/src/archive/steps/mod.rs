@@ -87,7 +87,9 @@ impl Archive {
             Step::LandPointer(place) => {
                 let (expected, latest) = state.late_latest.iter().nth(place)?.clone();
                 state.late_latest.remove(&(expected, latest.clone()));
-                self.put_latest(state, expected, latest);
+                let races = state.evicts_certified(&latest.entries);
+                let swapped = self.put_latest(state, expected, latest);
+                state.raced |= swapped && races;
             }
             Step::LandCertificate(place) => {
                 let (expected, certificate): (u8, Certified) =
@@ -105,6 +107,8 @@ impl Archive {
             Step::LosePointer => {
                 state.spent.pointer_losses += 1;
                 state.latest = None;
+                // What a new pointer must not fall below is what was trimmed or certified, not what the old one said.
+                state.highest = state.highest_certified.max((state.log.inc, state.log.trim));
             }
             Step::Recreate => self.recreate(state),
         }

@@ -66,15 +66,13 @@ impl Archive {
                 }
             }
             Next::Restore => {
-                if self.breaks(Mutation::SkipsTrimGap)
-                    && let Some(local) = worker.local.as_mut()
-                {
-                    *local = Local {
+                if self.breaks(Mutation::SkipsTrimGap) && log.trim > 0 {
+                    worker.local = Some(Local {
+                        inc: log.inc,
                         applied: log.trim,
                         durable: log.trim,
                         sound: false,
-                        ..*local
-                    };
+                    });
                     return Some(());
                 }
                 if worker.phase != Phase::Idle {
@@ -149,6 +147,7 @@ impl Archive {
             data_of: attempt,
             manifest_of: earlier,
             rotten,
+            foreign: false,
         });
         state.workers[number].phase = Phase::Uploading { upload };
         Some(())
@@ -248,7 +247,10 @@ impl Archive {
         };
         let expected = latest.as_ref().map_or(0, |latest| latest.version);
         let next = self.next_latest(latest.as_ref(), certificate.as_ref(), upload.entry);
+        let stale = certificate != state.certificate;
+        let races = stale && state.evicts_certified(&next.entries);
         let swapped = self.put_latest(state, expected, next);
+        state.raced |= swapped && races;
         let done = swapped || self.breaks(Mutation::ReportsAfterLostRace);
         if done {
             self.claim(state, upload.entry);
@@ -260,6 +262,7 @@ impl Archive {
                     data_of: upload.attempt,
                     manifest_of: None,
                     rotten: upload.rotten,
+                    foreign: false,
                 });
                 Phase::Uploading { upload }
             }
