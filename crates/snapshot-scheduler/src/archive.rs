@@ -3,6 +3,7 @@
 
 use crate::{
     core::{ArchiveView, ControlView, ManifestFacts},
+    metrics::{self, RequestKind},
     state::Context,
 };
 use futures::{StreamExt, stream};
@@ -195,7 +196,8 @@ pub(crate) async fn read_pointer(ctx: &Context, id: PartitionId) {
             let foreign = pointer
                 .as_ref()
                 .is_some_and(|p| p.cluster.fingerprint != ctx.cluster.fingerprint);
-            ctx.lock().apply_pointer(id, pointer, certificate.as_ref());
+            let now = ctx.now();
+            ctx.lock().apply_pointer(id, pointer, certificate.as_ref(), now);
             if !foreign {
                 read_manifests(ctx, id).await;
             }
@@ -227,6 +229,7 @@ async fn read_both(
     ctx: &Context,
     id: PartitionId,
 ) -> Result<(Option<Pointer>, Option<Certificate>), (HoldReason, String)> {
+    let _request = metrics::request(RequestKind::ReadPointer);
     let pointer = limited(ctx.repository.pointer(id)).await?;
     let certificate = limited(ctx.repository.certificate(id)).await?;
     Ok((pointer.map(|read| read.value), certificate.map(|read| read.value)))

@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails the test")]
 
 mod admins;
+mod caps;
 mod cluster;
 mod cut_store;
 mod damage;
+mod embed;
+mod evidence;
 mod forks;
 mod holds;
 mod lease;
