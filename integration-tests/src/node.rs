@@ -36,6 +36,11 @@ impl SingleNode {
         })
     }
 
+    /// Returns its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Returns what it has said so far.
     ///
     /// # Errors

@@ -389,3 +389,29 @@ async fn a_running_admin_takes_a_new_policy_and_refuses_a_faulty_one() -> anyhow
     ensure!(said.contains("nothing changed"), "{said}");
     cluster.finish()
 }
+
+#[tokio::test]
+async fn an_admin_that_still_waits_for_its_store_outlives_a_hangup() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let ports = PortBlock::take()?;
+    let config = folder.path().join("admin.toml");
+    let text = format!(
+        "node_id = \"admin-1\"\nlisten = \"127.0.0.1:{}\"\nmetrics_listen = \"127.0.0.1:{}\"\n\
+         [store]\nurl = \"file://{}\"\n[log]\nurl = \"http://127.0.0.1:1\"\nadmin_url = \"http://127.0.0.1:1\"\n\
+         [[workers]]\nnode_id = \"worker-1\"\naddress = \"http://127.0.0.1:1\"\npartitions = \"all\"\n",
+        ports.port(0),
+        ports.port(1),
+        folder.path().join("no-bucket").display(),
+    );
+    std::fs::write(&config, text)?;
+    let arguments = ["admin", "--config", &config.display().to_string()];
+    let mut admin = SingleNode::spawn(&arguments, &folder.path().join("said"))?;
+    admin.until_said(&["no-bucket"], WITHIN).await?;
+    let id = Pid::from_raw(i32::try_from(admin.id())?).context("it has an id")?;
+    kill_process(id, Signal::HUP)?;
+    // The next signal is the one that ends it, as an end that was asked for.
+    kill_process(id, Signal::TERM)?;
+    let (status, said) = admin.until_ended(WITHIN).await?;
+    ensure!(status.success(), "{status}: {said}");
+    Ok(())
+}

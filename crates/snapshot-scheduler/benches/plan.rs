@@ -12,8 +12,8 @@
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on fails")]
 
 use snapshot_scheduler::core::{
-    ArchiveView, ClusterView, ControlView, LogView, ManifestFacts, Moment, NodeView, PartitionView, Policy,
-    ReplicaReport, ReplicaState, SchedulerOptions, plan, trim_hint,
+    ArchiveView, ClusterView, ControlView, LogView, Looked, ManifestFacts, Moment, NodeView, PartitionView,
+    Policy, ReplicaReport, ReplicaState, SchedulerOptions, plan, trim_hint,
 };
 use snapshot_store::{
     ChainHash, ClusterIdentity, ContentHash, Entropy, Fingerprint, Incarnation, IncarnationId, LeaderEpoch,
@@ -24,13 +24,8 @@ use snapshot_store::{
         Unknown, VerifyLevel,
     },
 };
-use std::{
-    collections::BTreeMap,
-    env, fs,
-    hint::black_box,
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, env, fs, hint::black_box, process::Command, time::Duration};
+use tokio::time::Instant;
 
 const SIZES: [u32; 3] = [1_000, 10_000, 100_000];
 const NODES: u32 = 1_000;
@@ -50,14 +45,19 @@ fn main() {
         measure(partitions, plans);
         return;
     }
-    println!("partitions  replicas  ns by replica, median (spread)  plan KiB by replica  view KiB by replica");
+    println!(
+        "partitions  replicas  ns by replica, median (spread)  plan KiB by replica  view KiB by replica"
+    );
     let sizes = value("--partitions").map_or(SIZES.to_vec(), |size| vec![size]);
     for size in sizes {
         let own = env::current_exe().unwrap();
         let run = Command::new(own)
             .args(["--one", &size.to_string(), "--plans", &plans.to_string()])
             .status();
-        assert!(run.unwrap().success(), "the measurement of {size} partitions failed");
+        assert!(
+            run.unwrap().success(),
+            "the measurement of {size} partitions failed"
+        );
     }
 }
 
@@ -76,7 +76,10 @@ fn measure(partitions: u32, plans: u32) {
     let first = plan(&view, &policy, NOW, &entropy);
     let plan_bytes = highest_resident_bytes().saturating_sub(before);
     assert_eq!(first.partitions.len(), partitions as usize);
-    assert_eq!(first.commands.len(), due(partitions).min(policy.snapshots_max) as usize);
+    assert_eq!(
+        first.commands.len(),
+        due(partitions).min(policy.snapshots_max) as usize
+    );
     drop(first);
 
     let mut times: Vec<f64> = (0..plans)
@@ -155,7 +158,7 @@ fn cluster(partitions: u32, policy: &Policy) -> ClusterView {
     let hints: Vec<_> = view
         .partitions
         .iter()
-        .map(|(id, partition)| (*id, trim_hint(&view, partition, policy, NOW)))
+        .map(|(id, partition)| (*id, trim_hint(&Looked::at(&view, partition, NOW), policy)))
         .collect();
     for (id, hint) in hints {
         if let Some(partition) = view.partitions.get_mut(&id) {
@@ -175,7 +178,11 @@ fn partition(number: u32, entropy: &Entropy) -> PartitionView {
         .collect();
     let mut view = PartitionView::new(nodes.iter().cloned().collect());
     let due = number.is_multiple_of(100);
-    let archived = if due { APPLIED - 1_500_000 } else { APPLIED - 500_000 };
+    let archived = if due {
+        APPLIED - 1_500_000
+    } else {
+        APPLIED - 500_000
+    };
     view.log = Some(LogView {
         facts: LogFacts {
             incarnation,
@@ -186,8 +193,10 @@ fn partition(number: u32, entropy: &Entropy) -> PartitionView {
         heard_at: NOW,
     });
     for (at, name) in (0..).zip(&nodes) {
-        view.replicas
-            .insert(name.clone(), replica(number, APPLIED - at, at == 0, &nodes[0], incarnation));
+        view.replicas.insert(
+            name.clone(),
+            replica(number, APPLIED - at, at == 0, &nodes[0], incarnation),
+        );
     }
     let mut entry = |lsn: u64| {
         let snapshot_id = SnapshotId::new(entropy.ulid(Timestamp::default()));
@@ -233,10 +242,20 @@ fn partition(number: u32, entropy: &Entropy) -> PartitionView {
     view
 }
 
-fn replica(number: u32, applied: u64, leads: bool, leader: &NodeId, incarnation: Incarnation) -> ReplicaReport {
+fn replica(
+    number: u32,
+    applied: u64,
+    leads: bool,
+    leader: &NodeId,
+    incarnation: Incarnation,
+) -> ReplicaReport {
     ReplicaReport {
         state: ReplicaState::Active,
-        role: if leads { ReplicaRole::Leader } else { ReplicaRole::Follower },
+        role: if leads {
+            ReplicaRole::Leader
+        } else {
+            ReplicaRole::Follower
+        },
         leader: Some(Leadership {
             epoch: LeaderEpoch::new(3),
             node: leader.clone(),

@@ -3,6 +3,7 @@
 
 use crate::{
     core::{ArchiveView, ControlView, ManifestFacts},
+    metrics::{self, RequestKind},
     state::Context,
 };
 use futures::{StreamExt, stream};
@@ -229,6 +230,7 @@ async fn read_both(
     ctx: &Context,
     id: PartitionId,
 ) -> Result<(Option<Pointer>, Option<Certificate>), (HoldReason, String)> {
+    let _request = metrics::request(RequestKind::ReadPointer);
     let pointer = limited(ctx.repository.pointer(id)).await?;
     let certificate = limited(ctx.repository.certificate(id)).await?;
     Ok((pointer.map(|read| read.value), certificate.map(|read| read.value)))

@@ -4,8 +4,8 @@
 use crate::{
     archive,
     client::{SnapshotEvents, WorkerClient, WorkerError},
-    core::{Command, Moment, RunningOrder, SnapshotCommand, TRIM_RECHECK, TrimHint, TrimStatus, VerifyCause},
-    metrics,
+    core::{Command, LEAD_TIMEOUT, Moment, SnapshotCommand, TRIM_RECHECK, TrimHint, TrimStatus, note_begun},
+    metrics::{self, RequestKind},
     state::{Context, State},
     trim::{self, TrimMode, TrimReport, TrimResult},
     verify, wire,
@@ -22,10 +22,6 @@ use tokio::{sync::mpsc, time::timeout};
 const SNAPSHOT_SILENCE_MAX: Duration = Duration::from_secs(300);
 /// How many messages one snapshot may send: far more than one a second for a day.
 const SNAPSHOT_EVENTS_MAX: usize = 1_000_000;
-/// How long an announcement may take to be applied.
-const LEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Distance of two records that are appended only to move the LSN.
-const NOOP_SPACING: Duration = Duration::from_secs(5);
 /// How long an operator's client may leave the final message unread.
 const RELAY_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -39,26 +35,7 @@ pub(crate) type Relay = mpsc::Sender<v1::CreateSnapshotEvent>;
 /// Notes in the state that `command` is being carried out. Called under the lock that it was planned under.
 pub(crate) fn begin(ctx: &Context, state: &mut State, command: &Command, now: Moment) -> RequestId {
     let request_id = RequestId::new(ctx.seams.ulid());
-    let settle = ctx.options.timing().settle;
-    if let Some((view, _)) = state.partition(command.partition()) {
-        match command {
-            Command::CreateSnapshot(command) => {
-                view.order = Some(RunningOrder {
-                    request_id,
-                    node: command.node.clone(),
-                });
-            }
-            Command::AppendNoop { .. } => view.noop_not_before = now.plus(NOOP_SPACING),
-            Command::Verify {
-                snapshot_id, cause, ..
-            } => {
-                view.verifying = Some(*snapshot_id);
-                view.audit.reading = *cause == VerifyCause::Audit;
-            }
-            Command::Trim { .. } => view.trim.running = true,
-            Command::Lead { .. } => view.lead_not_before = now.plus(LEAD_TIMEOUT + settle),
-        }
-    }
+    note_begun(&mut state.view, command, request_id, now);
     request_id
 }
 
@@ -75,6 +52,15 @@ pub(crate) fn spawn(ctx: &Arc<Context>, command: Command, request_id: RequestId,
 }
 
 async fn carry_out(ctx: &Context, command: Command, request_id: RequestId, relay: Option<Relay>) {
+    let kind = match &command {
+        Command::CreateSnapshot(_) => Some(RequestKind::CreateSnapshot),
+        Command::AppendNoop { .. } => Some(RequestKind::AppendNoop),
+        Command::Verify { .. } => Some(RequestKind::Verify),
+        Command::Lead { .. } => Some(RequestKind::Lead),
+        // Counted where it begins, as are those of operators.
+        Command::Trim { .. } => None,
+    };
+    let _request = kind.map(metrics::request);
     match command {
         Command::CreateSnapshot(command) => order_snapshot(ctx, &command, request_id, relay).await,
         Command::AppendNoop { partition, node } => append_noop(ctx, partition, &node).await,

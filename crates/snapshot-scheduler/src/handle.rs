@@ -3,7 +3,7 @@
 use crate::{
     archive,
     core::{self, Budget, Command, Demand, Plan, SnapshotCode, SnapshotStep, TrimStatus},
-    execute, lease, observe,
+    execute, explain, lease, observe,
     service::AdminService,
     state::Context,
     status,
@@ -93,7 +93,7 @@ impl SchedulerHandle {
     /// Returns the rules of a partition with the values they were decided on last; `None` when the cluster does
     /// not have it.
     pub fn explain(&self, partition: PartitionId) -> Option<v1::ExplainReply> {
-        status::explain(&self.ctx, &self.ctx.lock(), partition, self.ctx.now())
+        explain::explain(&self.ctx, &self.ctx.lock(), partition, self.ctx.now())
     }
 
     /// Returns what a tick would do now, and why it would not do the rest. Changes nothing.

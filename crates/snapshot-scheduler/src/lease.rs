@@ -166,6 +166,7 @@ fn note(ctx: &Context, candidate: &Candidate, found: Option<Versioned<Lease>>, s
         .as_ref()
         .is_some_and(|lease| lease.session == candidate.session);
     state.lease.note(lease, seen_at, candidate.session);
+    state.lease_read_at = Some(seen_at);
     state.lease_version = found;
     if before && state.lease.own(candidate).is_none() && !given_up {
         metrics::lease_changed("lost");

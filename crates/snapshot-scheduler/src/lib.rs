@@ -7,13 +7,14 @@
 //! |---|---|
 //! | [`core`] | view, policy and plan: plain values and pure decisions |
 //! | `cluster_log`, `client`, `workers` | the seams: logs, a worker, and which workers there are |
-//! | `observe` | polls workers and logs |
+//! | `observe`, `told` | polls workers and logs; what workers are told with that |
 //! | `archive` | reads pointers and the control state, writes sticky holds |
 //! | `audit` | looks at all published snapshots again and again, within a budget of requests |
 //! | `presence` | looks whether one snapshot is complete |
 //! | `lease` | of several admins, sees to it that one acts |
 //! | `execute`, `verify` | carry out the plan's commands |
 //! | `trim` | the protocol around the one decision that destroys log records |
+//! | `export`, `status`, `explain` | the view as gauges, as a whole, and one partition of it on a page |
 //! | `reload` | changes the policy while it runs |
 //! | `scheduler`, `handle`, `service` | builds and runs it; status and operator requests; gRPC |
 //!
@@ -28,6 +29,8 @@ mod client;
 mod cluster_log;
 pub mod core;
 mod execute;
+mod explain;
+mod export;
 mod handle;
 mod lease;
 pub mod metrics;
@@ -38,6 +41,7 @@ mod scheduler;
 mod service;
 mod state;
 mod status;
+mod told;
 mod trim;
 mod verify;
 mod wire;

@@ -1,6 +1,6 @@
 //! Metrics of the admin. All are described here; label values come from enums.
 
-use crate::core::{AuditResult, Liveness, SnapshotCause};
+use crate::core::{self, AuditResult, Condition, ConditionFacts, LeaseCode, Liveness, SnapshotCause};
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use snapshot_proto::v1::DeclineReason;
 use snapshot_store::{
@@ -10,16 +10,23 @@ use snapshot_store::{
 };
 use std::time::Duration;
 
-/// Per-partition series are exported for at most this many partitions; with more, only the maxima are.
-pub const PARTITION_SERIES_MAX: usize = 1000;
+mod partitions;
+
+pub(crate) use partitions::{
+    PartitionGauges, StoredBytes, partition, totals, withdraw_partition, withdraw_totals,
+};
 
 const REQUESTED: &str = "tidemark_admin_snapshots_requested_total";
 const OUTCOMES: &str = "tidemark_admin_snapshot_outcomes_total";
 const DECLINES: &str = "tidemark_admin_declines_total";
 const TRIMS: &str = "tidemark_admin_trims_total";
 const TRIMMED: &str = "tidemark_admin_trimmed_records_total";
+const TRIMMED_BYTES: &str = "tidemark_admin_trimmed_bytes_total";
 const HOLDS: &str = "tidemark_admin_holds_total";
 const POLLS: &str = "tidemark_admin_polls_total";
+const POLL_SECONDS: &str = "tidemark_admin_poll_seconds";
+const IN_FLIGHT: &str = "tidemark_admin_requests_in_flight";
+const VIEW_AGE: &str = "tidemark_admin_view_age_seconds";
 const VERIFIES: &str = "tidemark_admin_verifications_total";
 const LEADS: &str = "tidemark_admin_leaderships_assigned_total";
 const DELETED: &str = "tidemark_admin_pruned_bytes_total";
@@ -27,6 +34,7 @@ const TICK_SECONDS: &str = "tidemark_admin_tick_seconds";
 const NODES: &str = "tidemark_admin_nodes";
 const PAUSED: &str = "tidemark_admin_paused_scopes";
 const ACTIVE: &str = "tidemark_admin_active";
+const LEASE_STATE: &str = "tidemark_admin_lease_state";
 const LEASE_EPOCH: &str = "tidemark_admin_lease_epoch";
 const LEASE_CHANGES: &str = "tidemark_admin_lease_changes_total";
 const LEASE_FAILURES: &str = "tidemark_admin_lease_failures_total";
@@ -39,6 +47,10 @@ const GUARD: &str = "tidemark_admin_guard_lsn";
 const TRIM_POINT: &str = "tidemark_admin_trim_point_lsn";
 const TAIL: &str = "tidemark_admin_tail_lsn";
 const STORED_BYTES: &str = "tidemark_admin_stored_bytes";
+const PARTITION_REPLICAS: &str = "tidemark_admin_partition_replicas";
+const PARTITIONS: &str = "tidemark_admin_partitions";
+const REPLICAS: &str = "tidemark_admin_replicas";
+const HELD_PARTITIONS: &str = "tidemark_admin_held_partitions";
 const ANOMALIES: &str = "tidemark_admin_anomalies_total";
 const AUDITS: &str = "tidemark_admin_audits_total";
 const AUDIT_REQUESTS: &str = "tidemark_admin_audit_requests_total";
@@ -48,6 +60,9 @@ const DAMAGED: &str = "tidemark_admin_damaged_partitions";
 const HOLD_AGE_MAX: &str = "tidemark_admin_hold_age_max_seconds";
 const HELD_BYTES_MAX: &str = "tidemark_admin_log_held_max_bytes";
 const ARCHIVE_LAG_MAX: &str = "tidemark_admin_archive_lag_max_records";
+const HOLD_AGE_QUANTILE: &str = "tidemark_admin_hold_age_quantile_seconds";
+const HELD_BYTES_QUANTILE: &str = "tidemark_admin_log_held_quantile_bytes";
+const ARCHIVE_LAG_QUANTILE: &str = "tidemark_admin_archive_lag_quantile_records";
 const ALL_STORED_BYTES: &str = "tidemark_admin_all_stored_bytes";
 
 /// Metrics that have no series before something happens, with their labels; what the others have shows when they are
@@ -109,11 +124,31 @@ pub fn describe() {
     describe_counter!(TRIMS, Unit::Count, "Trims of logs, by outcome.");
     describe_counter!(TRIMMED, Unit::Count, "Log records trimmed.");
     describe_counter!(
+        TRIMMED_BYTES,
+        Unit::Bytes,
+        "Bytes of log records trimmed, as far as they are known; in proportion to the records where positions are not."
+    );
+    describe_counter!(
         HOLDS,
         Unit::Count,
         "Times a partition's log began to be held, by reason."
     );
     describe_counter!(POLLS, Unit::Count, "Polls of workers, by outcome.");
+    describe_histogram!(
+        POLL_SECONDS,
+        Unit::Seconds,
+        "Time until a worker or a log answered, or did not in time."
+    );
+    describe_gauge!(
+        IN_FLIGHT,
+        Unit::Count,
+        "Requests of this admin that wait for an answer, by kind."
+    );
+    describe_gauge!(
+        VIEW_AGE,
+        Unit::Seconds,
+        "Age of the oldest part of what this admin knows, by kind of part."
+    );
     describe_counter!(
         VERIFIES,
         Unit::Count,
@@ -127,6 +162,11 @@ pub fn describe() {
         ACTIVE,
         Unit::Count,
         "1 while this admin acts, 0 while it only watches."
+    );
+    describe_gauge!(
+        LEASE_STATE,
+        Unit::Count,
+        "1 for the state this admin's lease is in, 0 for the others."
     );
     describe_gauge!(
         LEASE_EPOCH,
@@ -164,6 +204,22 @@ pub fn describe() {
         STORED_BYTES,
         Unit::Bytes,
         "Bytes in the object store after a partition's last trim, by what they are to it."
+    );
+    describe_gauge!(
+        PARTITION_REPLICAS,
+        Unit::Count,
+        "Replicas of a partition: expected, live, and active among the live ones."
+    );
+    describe_gauge!(PARTITIONS, Unit::Count, "Partitions, by condition.");
+    describe_gauge!(
+        REPLICAS,
+        Unit::Count,
+        "Replicas of all partitions: expected, live, and active among the live ones."
+    );
+    describe_gauge!(
+        HELD_PARTITIONS,
+        Unit::Count,
+        "Partitions whose log is held for now, by reason."
     );
     describe_counter!(
         ANOMALIES,
@@ -227,6 +283,21 @@ pub fn describe() {
         "Most records of any log above its archived LSN."
     );
     describe_gauge!(
+        HOLD_AGE_QUANTILE,
+        Unit::Seconds,
+        "Quantiles of how long the logs are held that are not merely idle."
+    );
+    describe_gauge!(
+        HELD_BYTES_QUANTILE,
+        Unit::Bytes,
+        "Quantiles of the bytes of records in a log."
+    );
+    describe_gauge!(
+        ARCHIVE_LAG_QUANTILE,
+        Unit::Count,
+        "Quantiles of the records of a log above its archived LSN."
+    );
+    describe_gauge!(
         ALL_STORED_BYTES,
         Unit::Bytes,
         "Bytes in the object store of all partitions that were trimmed since the start, by what they are to them."
@@ -271,7 +342,11 @@ pub fn describe() {
     }
     counter!(AUDIT_REQUESTS).absolute(0);
     gauge!(AUDIT_PASS).set(0.0);
+    for kind in RequestKind::ALL {
+        gauge!(IN_FLIGHT, "kind" => kind.as_str()).set(0.0);
+    }
     counter!(TRIMMED).absolute(0);
+    counter!(TRIMMED_BYTES).absolute(0);
     counter!(DELETED).absolute(0);
 }
 
@@ -288,9 +363,10 @@ pub(crate) fn declined(reason: DeclineReason) {
     counter!(DECLINES, "reason" => crate::wire::decline_word(reason)).increment(1);
 }
 
-pub(crate) fn trimmed(records: u64) {
+pub(crate) fn trimmed(records: u64, bytes: u64) {
     counter!(TRIMS, "outcome" => "trimmed").increment(1);
     counter!(TRIMMED).increment(records);
+    counter!(TRIMMED_BYTES).increment(bytes);
 }
 
 pub(crate) fn trim_failed() {
@@ -301,8 +377,72 @@ pub(crate) fn hold_began(reason: HoldReason) {
     counter!(HOLDS, "reason" => reason.as_str()).increment(1);
 }
 
-pub(crate) fn poll(ok: bool) {
+pub(crate) fn poll(ok: bool, took: Duration) {
     counter!(POLLS, "outcome" => if ok { "answered" } else { "failed" }).increment(1);
+    histogram!(POLL_SECONDS, "of" => "worker").record(took.as_secs_f64());
+}
+
+pub(crate) fn log_poll(took: Duration) {
+    histogram!(POLL_SECONDS, "of" => "log").record(took.as_secs_f64());
+}
+
+pub(crate) fn view_age(part: &'static str, age: Option<Duration>) {
+    if let Some(age) = age {
+        gauge!(VIEW_AGE, "part" => part).set(age.as_secs_f64());
+    }
+}
+
+/// What the admin waits for an answer to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RequestKind {
+    PollWorker,
+    PollLog,
+    ReadPointer,
+    CreateSnapshot,
+    Verify,
+    Trim,
+    Lead,
+    AppendNoop,
+}
+
+impl RequestKind {
+    const ALL: [RequestKind; 8] = [
+        RequestKind::PollWorker,
+        RequestKind::PollLog,
+        RequestKind::ReadPointer,
+        RequestKind::CreateSnapshot,
+        RequestKind::Verify,
+        RequestKind::Trim,
+        RequestKind::Lead,
+        RequestKind::AppendNoop,
+    ];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            RequestKind::PollWorker => "poll-worker",
+            RequestKind::PollLog => "poll-log",
+            RequestKind::ReadPointer => "read-pointer",
+            RequestKind::CreateSnapshot => "create-snapshot",
+            RequestKind::Verify => "verify",
+            RequestKind::Trim => "trim",
+            RequestKind::Lead => "lead",
+            RequestKind::AppendNoop => "append-noop",
+        }
+    }
+}
+
+/// A request under way; it ends when this is dropped.
+pub(crate) struct InFlight(RequestKind);
+
+pub(crate) fn request(kind: RequestKind) -> InFlight {
+    gauge!(IN_FLIGHT, "kind" => kind.as_str()).increment(1.0);
+    InFlight(kind)
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        gauge!(IN_FLIGHT, "kind" => self.0.as_str()).decrement(1.0);
+    }
 }
 
 pub(crate) fn verified(outcome: &'static str) {
@@ -347,8 +487,12 @@ pub(crate) fn nodes(liveness: Liveness, count: usize) {
     gauge!(NODES, "liveness" => liveness.as_str()).set(count as f64);
 }
 
-pub(crate) fn lease(acts: bool, epoch: LeaseEpoch) {
-    gauge!(ACTIVE).set(if acts { 1.0 } else { 0.0 });
+pub(crate) fn lease(code: LeaseCode, epoch: LeaseEpoch) {
+    let is = |is: bool| if is { 1.0 } else { 0.0 };
+    gauge!(ACTIVE).set(is(code.acts()));
+    for state in LeaseCode::ALL {
+        gauge!(LEASE_STATE, "state" => state.as_str()).set(is(*state == code));
+    }
     gauge!(LEASE_EPOCH).set(epoch.get() as f64);
 }
 
@@ -368,105 +512,6 @@ pub(crate) fn policy_reloaded(outcome: &'static str) {
 
 pub(crate) fn pauses(count: usize) {
     gauge!(PAUSED).set(count as f64);
-}
-
-/// Marks `reason` as the one a partition is held for; `previous` no longer is.
-pub(crate) fn partition_hold(partition: &str, previous: Option<HoldReason>, reason: Option<HoldReason>) {
-    let set = |reason: HoldReason, value: f64| {
-        gauge!(HOLD, "partition" => partition.to_owned(), "reason" => reason.as_str()).set(value);
-    };
-    if let Some(previous) = previous.filter(|previous| Some(*previous) != reason) {
-        set(previous, 0.0);
-    }
-    if let Some(reason) = reason {
-        set(reason, 1.0);
-    }
-}
-
-/// What the store holds of one partition, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct StoredBytes {
-    /// Snapshots that the pointer or the certificate names.
-    pub(crate) retained: u64,
-    /// Complete snapshots that nothing names any more.
-    pub(crate) evicted: u64,
-    /// Uploads in progress, and what is left of those that ended early.
-    pub(crate) unfinished: u64,
-}
-
-impl StoredBytes {
-    fn by_state(&self) -> [(&'static str, u64); 3] {
-        [
-            ("retained", self.retained),
-            ("evicted", self.evicted),
-            ("unfinished", self.unfinished),
-        ]
-    }
-}
-
-/// The positions of one partition; what is unknown is not exported.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct PartitionGauges {
-    pub(crate) archived: Option<u64>,
-    pub(crate) guard: Option<u64>,
-    pub(crate) trim_point: Option<u64>,
-    pub(crate) tail: Option<u64>,
-    pub(crate) held_bytes: Option<u64>,
-    pub(crate) stored: Option<StoredBytes>,
-    pub(crate) hold_age: Duration,
-    /// Whether the hold is more than there being nothing to trim.
-    pub(crate) held_back: bool,
-}
-
-pub(crate) fn partition(partition: &str, values: &PartitionGauges) {
-    let lsns = [
-        (ARCHIVED, values.archived),
-        (GUARD, values.guard),
-        (TRIM_POINT, values.trim_point),
-        (TAIL, values.tail),
-        (HELD_BYTES, values.held_bytes),
-    ];
-    for (name, value) in lsns {
-        if let Some(value) = value {
-            gauge!(name, "partition" => partition.to_owned()).set(value as f64);
-        }
-    }
-    for (state, bytes) in values.stored.iter().flat_map(StoredBytes::by_state) {
-        gauge!(STORED_BYTES, "partition" => partition.to_owned(), "state" => state).set(bytes as f64);
-    }
-    gauge!(HOLD_AGE, "partition" => partition.to_owned()).set(values.hold_age.as_secs_f64());
-}
-
-/// Exports the maxima and sums over all partitions.
-pub(crate) fn totals(all: &[PartitionGauges]) {
-    let held = all
-        .iter()
-        .filter(|values| values.held_back)
-        .map(|values| values.hold_age)
-        .max();
-    gauge!(HOLD_AGE_MAX).set(held.unwrap_or_default().as_secs_f64());
-    gauge!(HELD_BYTES_MAX).set(
-        all.iter()
-            .filter_map(|values| values.held_bytes)
-            .max()
-            .unwrap_or(0) as f64,
-    );
-    let lag = all.iter().filter_map(|values| {
-        values.tail.map(|tail| {
-            tail.saturating_sub(1)
-                .saturating_sub(values.archived.unwrap_or(0))
-        })
-    });
-    gauge!(ARCHIVE_LAG_MAX).set(lag.max().unwrap_or(0) as f64);
-    let mut sums = StoredBytes::default().by_state();
-    for stored in all.iter().filter_map(|values| values.stored) {
-        for ((_, sum), (_, bytes)) in sums.iter_mut().zip(stored.by_state()) {
-            *sum += bytes;
-        }
-    }
-    for (state, sum) in sums {
-        gauge!(ALL_STORED_BYTES, "state" => state).set(sum as f64);
-    }
 }
 
 #[cfg(test)]

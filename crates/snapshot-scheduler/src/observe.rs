@@ -5,20 +5,21 @@
 
 use crate::{
     client::{WorkerError, WorkerSpec},
-    core::{ClusterView, ControlView, LogView, Moment, PartitionView, highest_claim},
-    lease, metrics,
+    core::{LogView, Moment, highest_claim},
+    metrics::{self, RequestKind},
     state::{Context, NodeMemory, State},
+    told::worker_policy,
     wire,
 };
 use futures::{StreamExt, stream};
 use partition_log::LogError;
 use snapshot_proto::v1;
-use snapshot_store::{
-    Lsn, NodeId, PartitionId,
-    core::LogFacts,
-    format::{PauseScope, StickyReason},
+use snapshot_store::{ClusterIdentity, Lsn, NodeId, PartitionId, core::LogFacts, format::StickyReason};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, time::timeout};
 
 /// How many workers are polled at a time.
@@ -53,12 +54,13 @@ pub(crate) async fn poll_workers(ctx: Arc<Context>) {
                 .cloned()
                 .collect()
         };
+        let policy = Arc::new(worker_policy(&ctx));
         for worker in due {
-            let (ctx, permits) = (ctx.clone(), permits.clone());
+            let (ctx, permits, policy) = (ctx.clone(), permits.clone(), policy.clone());
             ctx.tasks.clone().spawn(async move {
                 // The semaphore is never closed; without a permit the worker is polled in the next round.
                 if let Ok(_permit) = permits.acquire().await {
-                    poll_worker(&ctx, &worker).await;
+                    poll_worker(&ctx, &worker, &policy).await;
                 }
                 if let Some(memory) = ctx.lock().nodes.get_mut(&worker.node) {
                     memory.polling = false;
@@ -77,7 +79,9 @@ pub(crate) async fn poll_workers(ctx: Arc<Context>) {
     }
 }
 
-async fn poll_worker(ctx: &Context, worker: &WorkerSpec) {
+async fn poll_worker(ctx: &Context, worker: &WorkerSpec, policy: &Option<v1::WorkerPolicy>) {
+    let _request = metrics::request(RequestKind::PollWorker);
+    let begun = ctx.now();
     let mut known_version = ctx
         .lock()
         .nodes
@@ -88,7 +92,7 @@ async fn poll_worker(ctx: &Context, worker: &WorkerSpec) {
         let request = v1::GetStatusRequest {
             admin: ctx.admin.to_string(),
             known_version,
-            policy: worker_policy(ctx),
+            policy: policy.clone(),
         };
         let reply = timeout(ctx.options.poll_timeout(), worker.client.status(request)).await;
         let reply = reply.unwrap_or_else(|_| {
@@ -98,7 +102,7 @@ async fn poll_worker(ctx: &Context, worker: &WorkerSpec) {
         let now = ctx.now();
         let mut state = ctx.lock();
         let applied = match reply {
-            Ok(status) => apply_status(ctx, &mut state, now, worker, &status),
+            Ok(status) => apply_status(&ctx.cluster, &mut state, now, &worker.node, &status),
             Err(error) => Err(error.to_string()),
         };
         let result = match applied {
@@ -109,7 +113,7 @@ async fn poll_worker(ctx: &Context, worker: &WorkerSpec) {
             Ok(Applied::Done) => Ok(()),
             Err(error) => Err(error),
         };
-        metrics::poll(result.is_ok());
+        metrics::poll(result.is_ok(), now.since(begun));
         if let Some(node) = state.view.nodes.get_mut(&worker.node) {
             if let Err(error) = &result
                 && node.error.as_ref() != Some(error)
@@ -122,43 +126,6 @@ async fn poll_worker(ctx: &Context, worker: &WorkerSpec) {
     }
 }
 
-/// Returns what workers are told of the policy: by the admin that acts, so that two with different ones do not
-/// contradict each other.
-fn worker_policy(ctx: &Context) -> Option<v1::WorkerPolicy> {
-    let state = ctx.lock();
-    if !lease::standing(ctx, &state, ctx.now()).code.acts() {
-        return None;
-    }
-    let (paused, paused_partitions) = pauses(&state.view);
-    let policy = ctx.policy();
-    Some(v1::WorkerPolicy {
-        snapshot_after_records: policy.snapshot_after_records,
-        snapshot_after_bytes: policy.snapshot_after_bytes,
-        restorable_snapshots_min: policy.restorable_snapshots_min,
-        paused,
-        paused_partitions,
-    })
-}
-
-/// Returns whether the whole cluster is paused, and which partitions are for themselves. What keeps the admin from having
-/// snapshots made also keeps workers from making them unasked.
-fn pauses(view: &ClusterView) -> (bool, Vec<u32>) {
-    let ControlView::Known(control) = &view.control else {
-        // Not knowing counts as paused.
-        return (true, Vec::new());
-    };
-    let cluster = control
-        .pauses
-        .iter()
-        .any(|pause| pause.scope == PauseScope::Cluster);
-    let is_paused = |(id, partition): &(&PartitionId, &PartitionView)| {
-        let held = [StickyReason::LogRegressed, StickyReason::ChainMismatch];
-        control.pause_of(**id).is_some() || held.iter().any(|reason| partition.holds.contains_key(reason))
-    };
-    let paused = view.partitions.iter().filter(is_paused);
-    (cluster, paused.map(|(id, _)| id.get()).collect())
-}
-
 /// What a status led to.
 enum Applied {
     Done,
@@ -166,24 +133,25 @@ enum Applied {
     AskAgain,
 }
 
+/// Takes over what answered at the address of `node`.
 fn apply_status(
-    ctx: &Context,
+    cluster: &ClusterIdentity,
     state: &mut State,
     now: Moment,
-    worker: &WorkerSpec,
+    node: &NodeId,
     status: &v1::WorkerStatus,
 ) -> Result<Applied, String> {
-    if status.node != worker.node.as_str() {
+    if status.node != node.as_str() {
         return Err(format!(
             "a node that calls itself {:?} answers there: check its address",
             status.node
         ));
     }
-    if !status.fingerprint.is_empty() && status.fingerprint[..] != ctx.cluster.fingerprint.as_bytes()[..] {
+    if !status.fingerprint.is_empty() && status.fingerprint[..] != cluster.fingerprint.as_bytes()[..] {
         return Err("it belongs to another cluster: check its address and its store URL".to_owned());
     }
     // The host took it out of the cluster while it was being asked.
-    let Some(memory) = state.nodes.get_mut(&worker.node) else {
+    let Some(memory) = state.nodes.get_mut(node) else {
         return Ok(Applied::Done);
     };
     if memory.retired.contains(&status.node_generation) {
@@ -212,9 +180,9 @@ fn apply_status(
     }
     if !status.unchanged {
         memory.version = status.version;
-        replace_reports(state, &worker.node, &status.partitions)?;
+        replace_reports(state, node, &status.partitions)?;
     }
-    if let Some(node) = state.view.nodes.get_mut(&worker.node) {
+    if let Some(node) = state.view.nodes.get_mut(node) {
         node.heard_at = Some(now);
         // What waits there comes before what would be ordered now.
         node.exports_running = status.exports_running.saturating_add(status.exports_queued);
@@ -230,7 +198,13 @@ fn replace_reports(state: &mut State, node: &NodeId, partitions: &[v1::ReplicaSt
     for status in partitions {
         match wire::replica_report(status) {
             Ok((id, report)) if state.view.partitions.contains_key(&id) => {
-                reports.insert(id, (report, status.clone()));
+                // The trail of chain hashes is by far the largest part, and is in the report.
+                let chain = Vec::new();
+                let status = v1::ReplicaStatus {
+                    chain,
+                    ..status.clone()
+                };
+                reports.insert(id, (report, status));
             }
             Ok((id, _)) => {
                 fault = Some(format!(
@@ -240,7 +214,14 @@ fn replace_reports(state: &mut State, node: &NodeId, partitions: &[v1::ReplicaSt
             Err(error) => fault = Some(format!("partition {}: {error}", status.partition)),
         }
     }
-    let ids: Vec<PartitionId> = state.view.partitions.keys().copied().collect();
+    // What it hosts, and what it hosted: the others of a large cluster are none of its business.
+    let before = state.nodes.get(node).map(|memory| memory.replicas.keys());
+    let ids: BTreeSet<PartitionId> = before
+        .into_iter()
+        .flatten()
+        .chain(reports.keys())
+        .copied()
+        .collect();
     for id in ids {
         let archived = match reports.get(&id) {
             Some((report, _)) => report.archived_lsn,
@@ -299,7 +280,12 @@ async fn observe_log(ctx: &Context, id: PartitionId) {
             Some((partition.log?.facts.incarnation, lsn, who))
         })
     };
-    match read_log(ctx, id).await {
+    let read = {
+        let _request = metrics::request(RequestKind::PollLog);
+        read_log(ctx, id).await
+    };
+    metrics::log_poll(ctx.now().since(begun));
+    match read {
         Ok((facts, held_bytes)) => {
             {
                 let mut state = ctx.lock();
@@ -378,3 +364,6 @@ async fn judge_claim(ctx: &Context, id: PartitionId, facts: LogFacts, claimed: L
         ctx.store_wake.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests;

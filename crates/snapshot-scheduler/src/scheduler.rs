@@ -4,19 +4,17 @@ use crate::{
     archive, audit,
     client::WorkerSpec,
     cluster_log::ClusterLog,
-    core::{self, Candidate, Command, Liveness, Plan, Policy, PolicyFault, SchedulerOptions, TrimStatus},
-    execute,
+    core::{self, Candidate, Command, Plan, Policy, PolicyFault, SchedulerOptions, TrimStatus},
+    execute, export,
     handle::SchedulerHandle,
-    lease,
-    metrics::{self, PartitionGauges},
-    observe,
+    lease, metrics, observe,
     reload::PolicySource,
     state::{Context, State},
     workers::{self, WorkersFault},
 };
 use snapshot_store::{
-    AdminSession, Clock, ClusterIdentity, NodeId, PartitionId, Repository, RequestId, Seams, core::HoldReason,
-    format::{ClusterRecord, StickyReason},
+    AdminSession, Clock, ClusterIdentity, NodeId, PartitionId, Repository, RequestId, Seams,
+    format::ClusterRecord,
 };
 use std::{
     sync::{Arc, Mutex, RwLock},
@@ -279,7 +277,7 @@ fn tick(ctx: &Arc<Context>) {
             (command.clone(), request_id)
         });
         let commands = commands.collect();
-        export(ctx, &state, now);
+        export::export(ctx, &mut state, now);
         state.plan = plan;
         ctx.ticks.send_replace(state.tick);
         commands
@@ -318,74 +316,11 @@ fn note_plan(ctx: &Context, state: &mut State, plan: &Plan, now: core::Moment) {
         memory
             .leadership_standing
             .note(planned.leadership.code.as_str(), now);
-        let before = hold_named(memory.trim_standing.code);
-        if memory.trim_standing.note(memory.trim.reason().code, now) {
-            let reason = match &memory.trim {
-                TrimStatus::Held { reason, .. } => Some(*reason),
-                TrimStatus::Pending | TrimStatus::Trimmed { .. } | TrimStatus::Failed { .. } => None,
-            };
-            if let Some(reason) = reason {
-                metrics::hold_began(reason);
-            }
-            if plan.partitions.len() <= metrics::PARTITION_SERIES_MAX {
-                metrics::partition_hold(&id.to_string(), before, reason);
-            }
+        let is_new = memory.trim_standing.note(memory.trim.reason().code, now);
+        if let TrimStatus::Held { reason, .. } = &memory.trim
+            && is_new
+        {
+            metrics::hold_began(*reason);
         }
     }
-}
-
-fn hold_named(code: &str) -> Option<HoldReason> {
-    HoldReason::ALL
-        .iter()
-        .copied()
-        .find(|reason| reason.as_str() == code)
-}
-
-/// Exports the gauges.
-fn export(ctx: &Context, state: &State, now: core::Moment) {
-    for liveness in Liveness::ALL {
-        let count = state
-            .view
-            .nodes
-            .keys()
-            .filter(|node| state.view.liveness(node, now) == *liveness)
-            .count();
-        metrics::nodes(*liveness, count);
-    }
-    let epoch = state.lease.lease.as_ref().map(|lease| lease.epoch);
-    let acts = lease::standing(ctx, state, now).code.acts();
-    metrics::lease(acts, epoch.unwrap_or_default());
-    if let core::ControlView::Known(control) = &state.view.control {
-        metrics::pauses(control.pauses.len());
-    }
-    let progress = core::audit_progress(&state.view, state.audit.as_ref(), &ctx.policy(), now);
-    let damaged = state
-        .view
-        .partitions
-        .values()
-        .filter(|partition| partition.holds.contains_key(&StickyReason::DamagedSnapshot));
-    metrics::audit(progress.oldest_look, damaged.count());
-    let mut all = Vec::with_capacity(state.view.partitions.len());
-    for (id, partition) in &state.view.partitions {
-        let Some(memory) = state.memory.get(id) else {
-            continue;
-        };
-        let facts = partition.log.map(|log| log.facts);
-        let held = hold_named(memory.trim_standing.code);
-        let values = PartitionGauges {
-            archived: partition.archived().map(|entry| entry.lsn.get()),
-            guard: crate::status::guard(state, partition, memory).map(|lsn| lsn.get()),
-            trim_point: facts.map(|facts| facts.trim_point.get()),
-            tail: facts.map(|facts| facts.tail.get()),
-            held_bytes: partition.log.and_then(|log| log.held_bytes),
-            stored: memory.stored,
-            hold_age: held.map_or(Duration::ZERO, |_| now.since(memory.trim_standing.since)),
-            held_back: held.is_some_and(|reason| reason != HoldReason::NothingToTrim),
-        };
-        if state.view.partitions.len() <= metrics::PARTITION_SERIES_MAX {
-            metrics::partition(&id.to_string(), &values);
-        }
-        all.push(values);
-    }
-    metrics::totals(&all);
 }

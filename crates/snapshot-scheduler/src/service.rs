@@ -139,6 +139,7 @@ fn price(price: &TrimPrice) -> v1::TrimPrice {
 /// Returns the status without what changes by itself, for comparing.
 fn settled(mut status: v1::ClusterStatus) -> v1::ClusterStatus {
     status.tick = 0;
+    status.age = None;
     if let Some(lease) = &mut status.lease {
         lease.expires_at_ms = 0;
         lease.detail.clear();
@@ -153,6 +154,8 @@ fn settled(mut status: v1::ClusterStatus) -> v1::ClusterStatus {
         node.age_ms = None;
     }
     for partition in &mut status.partitions {
+        partition.log_age_ms = None;
+        partition.pointer_age_ms = None;
         for snapshot in &mut partition.snapshots {
             snapshot.read_age_ms = None;
         }

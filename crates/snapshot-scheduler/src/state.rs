@@ -15,7 +15,7 @@ use snapshot_proto::v1;
 use snapshot_store::{
     ClusterIdentity, Lsn, NodeId, PartitionId, Repository, Seams, SnapshotId, StoreKind, Timestamp,
     Versioned,
-    core::SnapshotTrust,
+    core::{HoldReason, SnapshotTrust},
     format::{Certificate, Control, Lease, Pointer, StickyReason, VerifyLevel},
 };
 use std::{
@@ -166,6 +166,7 @@ pub(crate) struct PartitionMemory {
     pub(crate) pointer_wanted: bool,
     pub(crate) pointer_not_before: Moment,
     pub(crate) pointer_failures: u32,
+    pub(crate) pointer_read_at: Option<Moment>,
     /// Highest archived LSN that was followed to the pointer.
     pub(crate) pointer_hint: Lsn,
     /// Trim point of the certificate as read last.
@@ -182,6 +183,8 @@ pub(crate) struct PartitionMemory {
     pub(crate) failures: BTreeMap<NodeId, u32>,
     /// What the store held of it after the last trim.
     pub(crate) stored: Option<StoredBytes>,
+    /// The reason it is exported as held for.
+    pub(crate) exported_hold: Option<HoldReason>,
     pub(crate) trim: TrimStatus,
     pub(crate) trim_lines: Vec<String>,
     pub(crate) snapshot_standing: Standing,
@@ -195,6 +198,7 @@ impl Default for PartitionMemory {
             pointer_wanted: true,
             pointer_not_before: Moment::default(),
             pointer_failures: 0,
+            pointer_read_at: None,
             pointer_hint: Lsn::ZERO,
             certified: None,
             checks: BTreeMap::new(),
@@ -203,6 +207,7 @@ impl Default for PartitionMemory {
             regressed: 0,
             failures: BTreeMap::new(),
             stored: None,
+            exported_hold: None,
             trim: TrimStatus::Pending,
             trim_lines: Vec::new(),
             snapshot_standing: Standing::default(),
@@ -223,6 +228,8 @@ pub(crate) struct State {
     pub(crate) lease: LeaseView,
     /// The lease as read or written last, with what a conditional put needs.
     pub(crate) lease_version: Option<Versioned<Lease>>,
+    /// When the lease was read or written last.
+    pub(crate) lease_read_at: Option<Moment>,
     /// How many of the newest snapshots a trim rests on, by the policy.
     pub(crate) restorable_min: usize,
     pub(crate) policy: PolicyState,
@@ -232,6 +239,8 @@ pub(crate) struct State {
     pub(crate) audited: Option<(u64, Duration)>,
     pub(crate) plan: Plan,
     pub(crate) tick: u64,
+    /// Whether gauges of the whole cluster were exported by the last tick.
+    pub(crate) exported: bool,
 }
 
 impl State {
@@ -268,6 +277,7 @@ impl State {
             control_read_at: None,
             lease: LeaseView::default(),
             lease_version: None,
+            lease_read_at: None,
             restorable_min: policy.restorable_snapshots_min.max(1) as usize,
             policy: PolicyState {
                 revision: 1,
@@ -278,6 +288,7 @@ impl State {
             audited: None,
             plan: Plan::default(),
             tick: 0,
+            exported: false,
         }
     }
 
@@ -321,6 +332,7 @@ impl State {
         };
         memory.pointer_wanted = false;
         memory.pointer_failures = 0;
+        memory.pointer_read_at = Some(instants.now);
         memory.certified = certificate.map(|certificate| certificate.up_to);
         view.archive_stale = false;
         let kept: BTreeSet<SnapshotId> = pointer
@@ -346,7 +358,7 @@ impl State {
         let Some((view, memory)) = self.partition(id) else {
             return;
         };
-        let retained: BTreeSet<SnapshotId> = view.entries().iter().map(|entry| entry.snapshot_id).collect();
+        let retained: BTreeSet<SnapshotId> = view.entries().map(|entry| entry.snapshot_id).collect();
         view.suspected = view
             .replicas
             .iter()

@@ -2,7 +2,7 @@
 
 use crate::{
     core::{ControlView, Liveness, Moment, PartitionView, Plan, audit_progress},
-    lease,
+    export, lease,
     state::{Context, PartitionMemory, State},
     wire,
 };
@@ -12,7 +12,7 @@ use snapshot_store::{Lsn, NodeId, PartitionId, core::SnapshotTrust, format::Stic
 /// Returns the guard as far as it is known: the lowest LSN of the newest snapshots, if all of them are verified.
 pub(crate) fn guard(state: &State, partition: &PartitionView, memory: &PartitionMemory) -> Option<Lsn> {
     let wanted = state.restorable_min;
-    let entries: Vec<_> = partition.entries().into_iter().take(wanted).collect();
+    let entries: Vec<_> = partition.entries().take(wanted).collect();
     let sound = entries
         .iter()
         .all(|entry| memory.checks.contains_key(&entry.snapshot_id));
@@ -45,6 +45,17 @@ pub(crate) fn cluster_status(ctx: &Context, state: &State, now: Moment) -> v1::C
         lease: Some(admin_lease(ctx, state, now)),
         policy: Some(policy_state(ctx, state)),
         audit: Some(audit_state(ctx, state, now)),
+        age: Some(age_to_wire(&export::view_age(state, now))),
+    }
+}
+
+fn age_to_wire(age: &export::ViewAge) -> v1::ViewAge {
+    v1::ViewAge {
+        workers_ms: age.workers.map(millis),
+        logs_ms: age.logs.map(millis),
+        pointers_ms: age.pointers.map(millis),
+        control_ms: age.control.map(millis),
+        lease_ms: age.lease.map(millis),
     }
 }
 
@@ -91,7 +102,7 @@ fn audit_state(ctx: &Context, state: &State, now: Moment) -> v1::AuditState {
     }
 }
 
-fn millis(duration: std::time::Duration) -> u64 {
+pub(crate) fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -169,6 +180,11 @@ pub(crate) fn partition_view(state: &State, id: PartitionId, now: Moment) -> Opt
         }),
         snapshots: snapshots(view, memory, now),
         replicas,
+        log_age_ms: log.map(|log| millis(now.since(log.heard_at))),
+        pointer_age_ms: memory.pointer_read_at.map(|read_at| millis(now.since(read_at))),
+        condition: crate::core::condition(&export::condition_facts(state, view, memory, now))
+            .as_str()
+            .to_owned(),
     })
 }
 
@@ -204,78 +220,6 @@ fn snapshots(view: &PartitionView, memory: &PartitionMemory, now: Moment) -> Vec
         }
     };
     entries.map(snapshot).collect()
-}
-
-/// Returns the rules of a partition with the values they were decided on.
-pub(crate) fn explain(
-    ctx: &Context,
-    state: &State,
-    id: PartitionId,
-    now: Moment,
-) -> Option<v1::ExplainReply> {
-    let partition = partition_view(state, id, now)?;
-    let view = state.view.partitions.get(&id)?;
-    let memory = state.memory.get(&id)?;
-    let mut lines = Vec::new();
-    if let Some(planned) = state.plan.partitions.get(&id) {
-        let snapshot = planned.snapshot_reason();
-        lines.push(format!("snapshot: {}: {}", snapshot.code, snapshot.detail));
-        let leadership = planned.leadership_reason();
-        lines.push(format!("leadership: {}: {}", leadership.code, leadership.detail));
-    }
-    for (node, report) in &view.replicas {
-        let lsn = |lsn: Option<Lsn>| lsn.map_or_else(|| "none".to_owned(), |lsn| lsn.to_string());
-        lines.push(format!(
-            "replica {node}: {}, {:?}, applied {}, needed {}, opens {} up to version {}",
-            state.view.liveness(node, now).as_str(),
-            report.state,
-            lsn(report.applied_lsn),
-            lsn(report.needed_lsn),
-            report.state_machine.name,
-            report.state_machine.version,
-        ));
-    }
-    for (reason, detail) in &view.holds {
-        lines.push(format!("sticky hold: {reason:?}: {detail}"));
-    }
-    for (snapshot, detail) in &memory.damage {
-        lines.push(format!("damaged: {snapshot}: {detail}"));
-    }
-    lines.push(match view.audit.looked_at {
-        Some(looked_at) => format!(
-            "audit: all snapshots in the pointer were looked at {} s ago",
-            now.since(looked_at).as_secs()
-        ),
-        None => "audit: not looked at yet".to_owned(),
-    });
-    if let Some(certified) = memory.certified {
-        lines.push(format!("certificate in force: up to {certified}"));
-    }
-    let standing = lease::standing(ctx, state, now);
-    lines.push(format!("this admin: {}: {}", standing.code, standing.detail));
-    let trim = memory.trim.reason();
-    lines.push(format!("trim: {}: {}", trim.code, trim.detail));
-    lines.extend(
-        memory
-            .trim_lines
-            .iter()
-            .map(|line| format!("trim, last look: {line}")),
-    );
-    let policy = ctx.policy();
-    let thresholds = policy.thresholds(id);
-    lines.push(format!(
-        "{}: snapshot after {} records or {} bytes, lag at most {} records; policy: {} restorable snapshots verified by {}",
-        thresholds.rule_name(),
-        thresholds.records,
-        thresholds.bytes,
-        thresholds.lag_records_max,
-        policy.restorable_snapshots_min,
-        policy.verify_before_trim.as_str(),
-    ));
-    Some(v1::ExplainReply {
-        partition: Some(partition),
-        lines,
-    })
 }
 
 /// Returns a plan in the form it travels in.

@@ -52,7 +52,9 @@ fn chain(points: &[v1::ChainPoint]) -> Result<ChainTrail, WireFault> {
             hash,
         })
     };
-    points.iter().map(point).collect::<Result<_, _>>().map(ChainTrail)
+    let mut points = points.iter().map(point).collect::<Result<Vec<_>, _>>()?;
+    points.sort_unstable_by_key(|point| point.lsn);
+    Ok(ChainTrail(points))
 }
 
 /// The most damaged snapshots one report may name: more than any pointer retains.

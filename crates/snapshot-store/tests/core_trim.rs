@@ -16,7 +16,7 @@ use snapshot_store::{
 use std::{collections::BTreeMap, time::Duration};
 
 /// What a case starts from: two verified snapshots at 800 and 500, a live replica at 900, the tail at 1001.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Case {
     cluster: snapshot_store::ClusterIdentity,
     log: Option<LogFacts>,
@@ -431,6 +431,38 @@ proptest! {
             case.trust.insert(restorable[pick.index(restorable.len())].1, SnapshotTrust::Damaged);
             let held = matches!(case.decide(), TrimDecision::Hold { .. });
             prop_assert!(held);
+        }
+    }
+
+    /// Whatever one of the things it rests on is not known, it holds, and by a name of its own.
+    #[test]
+    fn nothing_unknown_ever_trims(case in facts(), pick in any::<prop::sample::Index>()) {
+        let TrimDecision::Trim(grant) = case.decide() else { return Ok(()) };
+        let unknown = grant.snapshots[pick.index(grant.snapshots.len())].snapshot_id;
+        let blanks: [(&str, HoldReason, Box<dyn Fn(&mut Case)>); 5] = [
+            ("the log", HoldReason::LogUnavailable, Box::new(|case| case.log = None)),
+            ("whether a snapshot is sound", HoldReason::UnverifiedSnapshot, Box::new(move |case| {
+                case.trust.remove(&unknown);
+            })),
+            ("how thoroughly it was checked", HoldReason::UnverifiedSnapshot, Box::new(move |case| {
+                case.rule.verify_before_trim = VerifyLevel::Restore;
+                case.trust.insert(unknown, SnapshotTrust::Verified(VerifyLevel::Content));
+            })),
+            ("the newest snapshots", HoldReason::TooFewSnapshots, Box::new(|case| {
+                let wanted = case.rule.restorable_snapshots_min.max(1) as usize;
+                case.pointer().snapshots.truncate(wanted - 1);
+            })),
+            ("what replicas need", HoldReason::NoLiveReplica, Box::new(|case| {
+                case.replicas.clear();
+                case.rule.force = false;
+            })),
+        ];
+        for (what, expected, blank) in blanks {
+            let mut case = case.clone();
+            blank(&mut case);
+            let decision = case.decide();
+            let held = matches!(&decision, TrimDecision::Hold { reason, .. } if *reason == expected);
+            prop_assert!(held, "not knowing {what}: {decision:?}");
         }
     }
 

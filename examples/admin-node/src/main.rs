@@ -102,7 +102,7 @@ impl StateMachine for Journal {
     }
 
     fn apply(&self, lsn: Lsn, record: &[u8], state: &mut Transaction<'_>) -> Result<Bytes, ApplyError> {
-        state.put(&RECORDS, lsn.get().to_be_bytes(), record);
+        state.put(&RECORDS, &lsn.get().to_be_bytes(), record);
         Ok(Bytes::new())
     }
 }
@@ -121,7 +121,7 @@ struct Admin {
 }
 
 async fn start_admin(site: &Site) -> Result<Admin> {
-    let cluster = site.store.cluster().await?.context("the store has no cluster")?.value;
+    let cluster = site.store.cluster().await?.context("the store has no cluster")?;
     let policy = Policy { snapshot_after_records: 200, lag_records_max: 100, ..Policy::default() };
     // No lease: the host sees to it that one admin runs. Leaders are assigned, because these nodes do not elect any.
     let options = SchedulerOptions { assign_leaders: true, lease_term_ms: 0, ..SchedulerOptions::default() };
@@ -195,7 +195,6 @@ async fn run() -> Result<()> {
     let mut fleet = FleetClient::connect(format!("http://{}", admin.address)).await?;
     let mut nodes = vec![start_node("a", folder.path(), &site, &mut fleet).await?];
     nodes.push(start_node("b", folder.path(), &site, &mut fleet).await?);
-
     // Records, until two snapshots of each partition were made and verified, and the logs were trimmed.
     while fleet.overview(OverviewRequest {}).await?.into_inner().partitions.iter().any(|p| p.trim_point == 0) {
         for partition in cluster.incarnations.keys() {
@@ -228,7 +227,8 @@ async fn run() -> Result<()> {
     for partition in cluster.incarnations.keys() {
         let replica = third.partition(*partition).context("c hosts all partitions")?;
         replica.watch().wait_for(|status| status.state == PartitionState::Active).await?;
-        ensure!(replica.status().last_restore.is_some(), "c came up without a snapshot");
+        let restored = third.agent().replica(*partition).and_then(|status| status.last_restore);
+        ensure!(restored.is_some(), "c came up without a snapshot");
     }
     let overview = loop {
         let overview = fleet.overview(OverviewRequest {}).await?.into_inner().partitions;

@@ -1,7 +1,14 @@
 //! Findings that must stop trimming while the evidence still exists.
 
-use super::view::{ClusterView, Moment, PartitionView};
-use snapshot_store::{ChainHash, Incarnation, Lsn, core::HoldReason, format::StateMachineVersion};
+use super::{
+    looked::Looked,
+    view::{ClusterView, Moment, PartitionView},
+};
+use snapshot_store::{
+    ChainHash, Incarnation, Lsn,
+    core::HoldReason,
+    format::{ChainTrail, StateMachineVersion},
+};
 use std::collections::BTreeMap;
 
 /// Compares the chain hashes of all live replicas and of the known manifests at equal LSNs; says which two differ.
@@ -37,6 +44,51 @@ pub fn chain_mismatch(view: &ClusterView, partition: &PartitionView, now: Moment
     None
 }
 
+/// Returns whether [`chain_mismatch`] would find something, at a cost that does not grow with the length of the trails.
+///
+/// A chain hash covers all records up to its LSN, so two chains that agree at an LSN agree at all below it: the newest
+/// common one tells. Before a trim all of them are compared.
+pub(super) fn chains_differ(looked: &Looked<'_>) -> bool {
+    let replicas = looked
+        .replicas
+        .iter()
+        .filter_map(|replica| Some((replica.report.incarnation?, &replica.report.chain)));
+    let manifests = looked
+        .partition
+        .manifests
+        .iter()
+        .filter(|(snapshot, _)| !looked.partition.is_damaged(**snapshot))
+        .filter_map(|(_, facts)| Some((facts.incarnation, facts.chain.as_ref()?)));
+    let trails: Vec<(Incarnation, &ChainTrail)> = replicas.chain(manifests).collect();
+    let pairs = trails
+        .iter()
+        .enumerate()
+        .flat_map(|(at, one)| trails[at + 1..].iter().map(move |other| (one, other)));
+    pairs
+        .filter(|((one, _), (other, _))| one == other)
+        .any(|((_, one), (_, other))| differ_at_newest_common(one, other))
+}
+
+/// Walks down from the newest points of both; a trail is in the order of its LSNs.
+fn differ_at_newest_common(one: &ChainTrail, other: &ChainTrail) -> bool {
+    let apart = |one: &ChainTrail, other: &ChainTrail| match (one.0.first(), other.0.last()) {
+        (Some(first), Some(last)) => first.lsn > last.lsn,
+        _ => true,
+    };
+    if apart(one, other) || apart(other, one) {
+        return false;
+    }
+    let (mut left, mut right) = (one.0.iter().rev().peekable(), other.0.iter().rev().peekable());
+    while let (Some(a), Some(b)) = (left.peek(), right.peek()) {
+        match a.lsn.cmp(&b.lsn) {
+            std::cmp::Ordering::Equal => return a.hash != b.hash,
+            std::cmp::Ordering::Greater => left.next(),
+            std::cmp::Ordering::Less => right.next(),
+        };
+    }
+    false
+}
+
 fn place(incarnation: Incarnation, lsn: Lsn) -> (u64, [u8; 16], Lsn) {
     (incarnation.generation, *incarnation.id.as_bytes(), lsn)
 }
@@ -52,15 +104,16 @@ pub fn highest_claim(view: &ClusterView, partition: &PartitionView, now: Moment)
         .filter_map(|(node, report, _)| Some((report.applied_lsn?, format!("replica {node}"))));
     let snapshots = partition
         .entries()
-        .into_iter()
         .map(|entry| (entry.lsn, format!("snapshot {}", entry.snapshot_id)));
     replicas.chain(snapshots).max_by_key(|(lsn, _)| *lsn)
 }
 
 /// Returns why the view itself forbids a trim: the admin does not know enough yet, or any more.
-pub fn view_hold(view: &ClusterView, partition: &PartitionView, now: Moment) -> Option<(HoldReason, String)> {
-    if view.is_warming(partition, now) {
-        let missing: Vec<_> = partition
+pub fn view_hold(looked: &Looked<'_>) -> Option<(HoldReason, String)> {
+    let (view, now) = (looked.view, looked.now);
+    if looked.warming {
+        let missing: Vec<_> = looked
+            .partition
             .expected
             .iter()
             .filter(|node| view.may_still_answer(node, now))
@@ -71,9 +124,10 @@ pub fn view_hold(view: &ClusterView, partition: &PartitionView, now: Moment) -> 
             format!("not heard yet: {}", missing.join(", ")),
         ));
     }
-    let oldest = view
-        .counted_replicas(partition, now)
-        .filter_map(|(node, _, _)| Some((view.nodes.get(node)?.heard_at?, node)))
+    let oldest = looked
+        .replicas
+        .iter()
+        .map(|replica| (replica.heard_at, replica.node))
         .min()
         .filter(|(heard_at, _)| now.since(*heard_at) > view.timing.view_age_max);
     if let Some((heard_at, node)) = oldest {
@@ -96,7 +150,6 @@ pub fn version_hold(
 ) -> Option<String> {
     let versions: Vec<_> = partition
         .entries()
-        .into_iter()
         .take(wanted)
         // A manifest that is not known is found missing by the look before the trim.
         .filter_map(|entry| Some((entry, &partition.manifests.get(&entry.snapshot_id)?.state_machine)))

@@ -4,10 +4,11 @@
 //! that it follows (it was restarted) or cannot go on. A late report therefore never takes leadership away.
 
 use super::{
+    looked::Looked,
     reason::LeadershipCode,
     view::{ClusterView, Liveness, Moment, PartitionView, ReplicaState},
 };
-use snapshot_store::{Entropy, Lsn, NodeId, PartitionId, ReplicaRole, format::StickyReason};
+use snapshot_store::{Entropy, Lsn, NodeId, ReplicaRole, format::StickyReason};
 use std::collections::BTreeMap;
 
 /// How many records a replica may lie behind the freshest one and still be asked to lead: it reads to the tail
@@ -27,8 +28,13 @@ pub struct LeadershipDecision {
 
 /// Returns the live leader of the partition, if it has one.
 pub fn live_leader(view: &ClusterView, partition: &PartitionView, now: Moment) -> Option<NodeId> {
-    let leader = view.leader(partition, now)?;
-    if !view.liveness(&leader.node, now).counts() {
+    live_leader_of(&Looked::at(view, partition, now)).cloned()
+}
+
+/// Returns the live leader of the partition that is looked at, if it has one.
+pub fn live_leader_of<'a>(looked: &Looked<'a>) -> Option<&'a NodeId> {
+    let (leader, partition) = (looked.leader()?, looked.partition);
+    if !looked.liveness(&leader.node).counts() {
         return None;
     }
     let hosts = partition.replicas.contains_key(&leader.node) || partition.expected.contains(&leader.node);
@@ -46,41 +52,44 @@ pub fn live_leader(view: &ClusterView, partition: &PartitionView, now: Moment) -
             return None;
         }
     }
-    Some(leader.node)
+    Some(&leader.node)
 }
 
-/// Counts the partitions each node leads.
-pub fn leaderships(view: &ClusterView, now: Moment) -> BTreeMap<NodeId, usize> {
-    let mut counts = BTreeMap::new();
-    for partition in view.partitions.values() {
-        if let Some(node) = live_leader(view, partition, now) {
-            *counts.entry(node).or_default() += 1;
+/// How many partitions each node leads, or is asked to lead.
+#[derive(Debug, Default)]
+pub struct Counts(BTreeMap<NodeId, usize>);
+
+impl Counts {
+    /// Counts the leader of one partition, if it has a live one.
+    pub fn note(&mut self, looked: &Looked<'_>) {
+        if let Some(node) = live_leader_of(looked) {
+            self.add(node);
         }
     }
-    counts
+
+    fn add(&mut self, node: &NodeId) {
+        match self.0.get_mut(node) {
+            Some(count) => *count += 1,
+            None => {
+                self.0.insert(node.clone(), 1);
+            }
+        }
+    }
+
+    fn of(&self, node: &NodeId) -> usize {
+        self.0.get(node).copied().unwrap_or(0)
+    }
 }
 
-/// Decides who is asked to lead one partition. `counts` says how many partitions each node leads, and is kept up
-/// to date, so that leaderships spread evenly.
-pub fn decide_leadership(
-    view: &ClusterView,
-    id: PartitionId,
-    now: Moment,
-    counts: &mut BTreeMap<NodeId, usize>,
-    entropy: &Entropy,
-) -> LeadershipDecision {
+/// Decides who is asked to lead one partition. `counts` is kept up to date, so that leaderships spread evenly.
+pub fn decide_leadership(looked: &Looked<'_>, counts: &mut Counts, entropy: &Entropy) -> LeadershipDecision {
     let no = |code, detail: String| LeadershipDecision {
         node: None,
         code,
         detail,
     };
-    let Some(partition) = view.partitions.get(&id) else {
-        return no(
-            LeadershipCode::NoCandidate,
-            "there is no such partition".to_owned(),
-        );
-    };
-    if let Some(node) = live_leader(view, partition, now) {
+    let (view, partition, now) = (looked.view, looked.partition, looked.now);
+    if let Some(node) = live_leader_of(looked) {
         return no(LeadershipCode::Led, format!("{node} leads"));
     }
     if !view.assign_leaders {
@@ -92,7 +101,7 @@ pub fn decide_leadership(
     if let Some(detail) = partition.holds.get(&StickyReason::LogRegressed) {
         return no(LeadershipCode::Held, detail.clone());
     }
-    if view.is_warming(partition, now) {
+    if looked.warming {
         return no(
             LeadershipCode::ViewWarming,
             "not all expected workers were heard yet".to_owned(),
@@ -105,15 +114,17 @@ pub fn decide_leadership(
         );
     }
     let incarnation = partition.log.map(|log| log.facts.incarnation);
-    let eligible: Vec<(&NodeId, Lsn)> = view
-        .counted_replicas(partition, now)
-        .filter(|(_, report, liveness)| {
-            *liveness == Liveness::Live
+    let eligible: Vec<(&NodeId, Lsn)> = looked
+        .replicas
+        .iter()
+        .filter(|replica| {
+            let report = replica.report;
+            replica.liveness == Liveness::Live
                 && report.state == ReplicaState::Active
                 && report.incarnation.is_some()
                 && incarnation.is_none_or(|incarnation| report.incarnation == Some(incarnation))
         })
-        .filter_map(|(node, report, _)| Some((node, report.applied_lsn?)))
+        .filter_map(|replica| Some((replica.node, replica.report.applied_lsn?)))
         .collect();
     let Some(freshest) = eligible.iter().map(|(_, applied)| *applied).max() else {
         return no(
@@ -121,7 +132,7 @@ pub fn decide_leadership(
             "no replica is live and active".to_owned(),
         );
     };
-    let load = |node: &NodeId| counts.get(node).copied().unwrap_or(0);
+    let load = |node: &NodeId| counts.of(node);
     let fresh: Vec<&NodeId> = eligible
         .iter()
         .filter(|(_, applied)| freshest.records_since(*applied) <= LEAD_LAG_RECORDS_MAX)
@@ -145,7 +156,7 @@ pub fn decide_leadership(
         );
     };
     let node = least_loaded[index].clone();
-    *counts.entry(node.clone()).or_default() += 1;
+    counts.add(&node);
     let detail = format!("{node} is asked to lead; it leads {least} other partitions");
     LeadershipDecision {
         node: Some(node),

@@ -11,11 +11,15 @@
 //! | how far to trim | `snapshot_store::core::trim_up_to` |
 
 mod audit;
+mod begun;
 mod candidate;
 mod change;
+mod condition;
 mod evidence;
 mod leadership;
 mod lease;
+mod looked;
+mod next;
 mod options;
 mod plan;
 mod policy;
@@ -29,25 +33,33 @@ pub use audit::{
     AUDIT_TRIES, AuditMemory, AuditPass, AuditPolicy, AuditProgress, AuditStep, AuditWait, Instants, ReadAge,
     audit_progress, content_due, decide_audit,
 };
+pub use begun::{LEAD_TIMEOUT, NOOP_SPACING, note_begun};
 pub use change::{PolicyChange, policy_changes};
+pub use condition::{ConditionFacts, condition};
 pub use evidence::{chain_mismatch, highest_claim, version_hold, view_hold};
-pub use leadership::{LEAD_LAG_RECORDS_MAX, LeadershipDecision, decide_leadership, leaderships, live_leader};
+pub use leadership::{
+    Counts, LEAD_LAG_RECORDS_MAX, LeadershipDecision, decide_leadership, live_leader, live_leader_of,
+};
 pub use lease::{
     Candidate, LEASE_TERM_MAX, LeaseDecision, LeaseFailure, LeaseStanding, LeaseStep, LeaseView, LeaseWish,
     decide_lease, standing,
 };
+pub use looked::{CountedReplica, Looked};
+pub use next::{Since, grouped, held_by_replica, until_snapshot};
 pub use options::SchedulerOptions;
 pub use plan::{
     Command, PartitionPlan, Plan, TRIM_RECHECK, TRIM_RECHECK_IDLE, TRIM_SPACING, TRIMS_MAX, VERIFIES_MAX,
-    evidence_hold, local_hold, plan, trim_hint,
+    evidence_hold, plan, trim_hint,
 };
 pub use policy::{CandidateChoice, Policy, PolicyFault};
 pub use price::{FreedBytes, PriceFacts, RestorePrice, TrimPrice, price};
 pub use reason::{
-    AuditResult, LeadershipCode, LeaseCode, LeaseReason, Reason, SnapshotCause, SnapshotCode, TrimStatus,
-    VerifyCause,
+    AuditResult, Condition, LeadershipCode, LeaseCode, LeaseReason, Reason, SnapshotCause, SnapshotCode,
+    TrimStatus, VerifyCause,
 };
-pub use snapshot::{Budget, Demand, SnapshotCommand, SnapshotDecision, SnapshotStep, decide_snapshot};
+pub use snapshot::{
+    Budget, Demand, SnapshotCommand, SnapshotDecision, SnapshotStep, decide_snapshot, since_latest,
+};
 pub use thresholds::{PolicyOverride, Thresholds};
 pub use view::{
     ArchiveView, ClusterView, ControlView, Liveness, LogView, ManifestFacts, Moment, NodeView, PartitionView,

@@ -46,6 +46,11 @@ pub struct SchedulerOptions {
     /// The lease is written three times in a term: a takeover after a death takes at most one and a third of it, and
     /// lower values cost more requests to the store. Default: 10000. Since 0.1.
     pub lease_term_ms: u64,
+    /// For how many partitions metrics have series of their own: with more, none has, and sums, maxima and quantiles of all
+    /// stay. 0 for never.
+    ///
+    /// A partition has about 25 series, and a Prometheus server keeps some kilobytes for each. Default: 1000. Since 0.1.
+    pub partition_series_max: usize,
 }
 
 impl Default for SchedulerOptions {
@@ -59,6 +64,7 @@ impl Default for SchedulerOptions {
             tick_interval_ms: 1000,
             assign_leaders: true,
             lease_term_ms: 10_000,
+            partition_series_max: 1000,
         }
     }
 }

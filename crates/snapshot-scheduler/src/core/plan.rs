@@ -3,6 +3,7 @@
 use super::{
     audit, evidence,
     leadership::{self, LeadershipDecision},
+    looked::{Looked, Nodes},
     policy::Policy,
     reason::{LeadershipCode, Reason, SnapshotCode, VerifyCause},
     snapshot::{self, Budget, SnapshotCommand, SnapshotDecision, SnapshotStep},
@@ -149,20 +150,28 @@ pub struct Plan {
 pub fn plan(view: &ClusterView, policy: &Policy, now: Moment, entropy: &Entropy) -> Plan {
     let mut plan = Plan::default();
     let mut budget = Budget::new(view, policy);
-    let mut counts = leadership::leaderships(view, now);
+    let nodes = Nodes::of(view, now);
+    let mut counts = leadership::Counts::default();
+    let look = |(id, partition): (&PartitionId, _)| {
+        let looked = nodes.look(partition);
+        counts.note(&looked);
+        (snapshot::records_due(&looked), *id, looked)
+    };
+    let mut order: Vec<(u64, PartitionId, Looked<'_>)> = view.partitions.iter().map(look).collect();
     let running = |count: fn(&PartitionView) -> bool| view.partitions.values().filter(|p| count(p)).count();
     let mut verifies_left = VERIFIES_MAX.saturating_sub(running(|p| p.verifying.is_some()));
     let mut trims_left = TRIMS_MAX.saturating_sub(running(|p| p.trim.running));
 
     let reading = running(|p| p.audit.reading);
-    let mut rereads: Vec<(Duration, PartitionId, &PointerEntry)> = Vec::new();
+    let mut rereads: Vec<(Duration, PartitionId, &Looked<'_>, &PointerEntry)> = Vec::new();
 
     // The partition with the most to replay comes first; with equal ones, the lower number.
-    let mut order: Vec<(&PartitionId, &PartitionView)> = view.partitions.iter().collect();
-    order.sort_by_key(|(_, partition)| std::cmp::Reverse(snapshot::records_due(view, partition, now)));
+    order.sort_by_key(|(records, _, _)| std::cmp::Reverse(*records));
 
-    for (&id, partition) in order {
-        let snapshot = snapshot::decide_snapshot(view, id, policy, now, &mut budget, entropy, None);
+    let mut planned = Vec::with_capacity(order.len());
+    for (_, id, looked) in &order {
+        let (id, partition) = (*id, looked.partition);
+        let snapshot = snapshot::decide_looked(looked, id, policy, &mut budget, entropy, None);
         match &snapshot.step {
             SnapshotStep::Order(command) => plan.commands.push(Command::CreateSnapshot(command.clone())),
             SnapshotStep::AppendNoop { node } if !policy.dry_run => {
@@ -173,7 +182,7 @@ pub fn plan(view: &ClusterView, policy: &Policy, now: Moment, entropy: &Entropy)
             }
             SnapshotStep::AppendNoop { .. } | SnapshotStep::Wait => {}
         }
-        let mut leadership = leadership::decide_leadership(view, id, now, &mut counts, entropy);
+        let mut leadership = leadership::decide_leadership(looked, &mut counts, entropy);
         if policy.dry_run && leadership.node.take().is_some() {
             leadership.code = LeadershipCode::DryRun;
         }
@@ -184,58 +193,52 @@ pub fn plan(view: &ClusterView, policy: &Policy, now: Moment, entropy: &Entropy)
             });
         }
         if verifies_left > 0 {
-            if let Some(command) = verification(view, id, partition, policy, now, entropy) {
+            if let Some(command) = verification(looked, id, policy, entropy) {
                 verifies_left -= 1;
                 plan.commands.push(command);
             } else if let Some((age, entry)) = audit::content_due(view, id, partition, policy, now) {
-                rereads.push((age, id, entry));
+                rereads.push((age, id, looked, entry));
             }
         }
-        let trim_hold = local_hold(view, id, partition, now);
+        let trim_hold = local_hold(looked, id);
         if trims_left > 0 && trim_hold.is_none() && !partition.trim.running {
-            let hint = trim_hint(view, partition, policy, now);
+            let hint = trim_hint(looked, policy);
             if worth_a_look(partition, &hint, now) {
                 trims_left -= 1;
                 plan.commands.push(Command::Trim { partition: id, hint });
             }
         }
-        let new_hold = snapshot::new_chain_mismatch(view, partition, now)
-            .map(|detail| (StickyReason::ChainMismatch, detail));
-        plan.partitions.insert(
-            id,
-            PartitionPlan {
-                snapshot,
-                leadership,
-                trim_hold,
-                new_hold,
-            },
-        );
+        let new_hold =
+            snapshot::new_chain_mismatch(looked).map(|detail| (StickyReason::ChainMismatch, detail));
+        let decisions = PartitionPlan {
+            snapshot,
+            leadership,
+            trim_hold,
+            new_hold,
+        };
+        planned.push((id, decisions));
     }
     // What a trim waits for comes first; the audit takes what is left, longest unread first.
-    rereads.sort_by_key(|(age, id, _)| (std::cmp::Reverse(*age), *id));
+    rereads.sort_by_key(|(age, id, ..)| (std::cmp::Reverse(*age), *id));
     let room = (policy.audit.content_max as usize).saturating_sub(reading);
     let level = policy.verify_before_trim.max(VerifyLevel::Content);
-    let commands = rereads.into_iter().filter_map(|(_, id, entry)| {
-        let node = checker(view, view.partitions.get(&id)?, entry, now, entropy)?;
+    let commands = rereads.into_iter().filter_map(|(_, id, looked, entry)| {
         Some(Command::Verify {
             partition: id,
             snapshot_id: entry.snapshot_id,
-            node,
+            node: checker(looked, entry, entropy)?,
             level,
             cause: VerifyCause::Audit,
         })
     });
     plan.commands.extend(commands.take(room.min(verifies_left)));
+    plan.partitions = planned.into_iter().collect();
     plan
 }
 
 /// Returns why the log is not even looked at: reasons that need no request to the store.
-pub fn local_hold(
-    view: &ClusterView,
-    id: PartitionId,
-    partition: &PartitionView,
-    now: Moment,
-) -> Option<(HoldReason, String)> {
+fn local_hold(looked: &Looked<'_>, id: PartitionId) -> Option<(HoldReason, String)> {
+    let (view, partition) = (looked.view, looked.partition);
     if let Some(detail) = &view.standby {
         return Some((HoldReason::Standby, detail.clone()));
     }
@@ -257,13 +260,13 @@ pub fn local_hold(
     if let Some(hold) = evidence_hold(partition) {
         return Some(hold);
     }
-    if let Some(hold) = evidence::view_hold(view, partition, now) {
+    if let Some(hold) = evidence::view_hold(looked) {
         return Some(hold);
     }
     if let Some(error) = &partition.log_error {
         return Some((HoldReason::LogUnavailable, error.clone()));
     }
-    if view.counted_replicas(partition, now).next().is_none() {
+    if looked.replicas.is_empty() {
         let detail = format!("none of {} expected replicas is live", partition.expected.len());
         return Some((HoldReason::NoLiveReplica, detail));
     }
@@ -282,25 +285,22 @@ pub fn evidence_hold(partition: &PartitionView) -> Option<(HoldReason, String)> 
 }
 
 /// Returns the newest snapshots that a trim would rest on.
-fn restorable<'a>(partition: &'a PartitionView, policy: &Policy) -> Vec<&'a PointerEntry> {
+fn restorable<'a>(
+    partition: &'a PartitionView,
+    policy: &Policy,
+) -> impl Iterator<Item = &'a PointerEntry> + use<'a> {
     let wanted = policy.restorable_snapshots_min.max(1) as usize;
-    partition.entries().into_iter().take(wanted).collect()
+    partition.entries().take(wanted)
 }
 
 /// Returns the next check of a restorable snapshot that is needed before a trim may rest on it.
-fn verification(
-    view: &ClusterView,
-    id: PartitionId,
-    partition: &PartitionView,
-    policy: &Policy,
-    now: Moment,
-    entropy: &Entropy,
-) -> Option<Command> {
+fn verification(looked: &Looked<'_>, id: PartitionId, policy: &Policy, entropy: &Entropy) -> Option<Command> {
+    let (view, partition) = (looked.view, looked.partition);
     let paused = !matches!(&view.control, ControlView::Known(control) if control.pause_of(id).is_none());
     if partition.verifying.is_some() || paused || view.standby.is_some() {
         return None;
     }
-    let (entry, level, cause) = restorable(partition, policy).into_iter().find_map(|entry| {
+    let (entry, level, cause) = restorable(partition, policy).find_map(|entry| {
         // What a worker reports as damaged is looked at in full, whatever the policy.
         if partition.suspected.contains(&entry.snapshot_id) {
             let level = policy.verify_before_trim.max(VerifyLevel::Content);
@@ -318,22 +318,17 @@ fn verification(
     Some(Command::Verify {
         partition: id,
         snapshot_id: entry.snapshot_id,
-        node: checker(view, partition, entry, now, entropy)?,
+        node: checker(looked, entry, entropy)?,
         level,
         cause,
     })
 }
 
 /// Returns who checks a snapshot: a live worker that did not make it, else the one that did.
-fn checker(
-    view: &ClusterView,
-    partition: &PartitionView,
-    entry: &PointerEntry,
-    now: Moment,
-    entropy: &Entropy,
-) -> Option<NodeId> {
+fn checker(looked: &Looked<'_>, entry: &PointerEntry, entropy: &Entropy) -> Option<NodeId> {
+    let (partition, now) = (looked.partition, looked.now);
     let askable = |node: &&NodeId| {
-        view.liveness(node, now) == Liveness::Live
+        looked.liveness(node) == Liveness::Live
             && partition
                 .verify_backoff
                 .get(*node)
@@ -357,14 +352,15 @@ fn checker(
 }
 
 /// Returns how far the cached values would allow a trim. Only a hint for when to look.
-pub fn trim_hint(view: &ClusterView, partition: &PartitionView, policy: &Policy, now: Moment) -> TrimHint {
-    let restorable = restorable(partition, policy);
-    let enough = restorable.len() >= policy.restorable_snapshots_min.max(1) as usize;
-    let guard_lsn = restorable.iter().map(|entry| entry.lsn).min().filter(|_| enough);
-    let needed = view
-        .replica_needs(partition, now)
-        .into_iter()
-        .filter_map(|replica| replica.needed_lsn)
+pub fn trim_hint(looked: &Looked<'_>, policy: &Policy) -> TrimHint {
+    let partition = looked.partition;
+    let restorable = || restorable(partition, policy);
+    let enough = restorable().count() >= policy.restorable_snapshots_min.max(1) as usize;
+    let guard_lsn = restorable().map(|entry| entry.lsn).min().filter(|_| enough);
+    let needed = looked
+        .replicas
+        .iter()
+        .filter_map(|replica| replica.report.needed_lsn)
         .filter(|needed| {
             guard_lsn.is_none_or(|guard| guard.records_since(*needed) <= policy.held_records_max)
         })
@@ -377,15 +373,14 @@ pub fn trim_hint(view: &ClusterView, partition: &PartitionView, policy: &Policy,
         .flatten()
         .min()
         .filter(|_| enough);
-    let trusted = |entry: &&&PointerEntry| match partition.trust.get(&entry.snapshot_id) {
+    let trusted = |entry: &&PointerEntry| match partition.trust.get(&entry.snapshot_id) {
         Some(SnapshotTrust::Verified(level)) => *level >= policy.verify_before_trim,
         Some(SnapshotTrust::Damaged) | None => false,
     };
     TrimHint {
         write_id: partition.pointer().map(|pointer| pointer.write_id),
-        verified: restorable.iter().filter(trusted).count(),
-        damaged: restorable
-            .iter()
+        verified: restorable().filter(trusted).count(),
+        damaged: restorable()
             .filter(|entry| partition.is_damaged(entry.snapshot_id))
             .count(),
         guard_lsn,

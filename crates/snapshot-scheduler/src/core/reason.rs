@@ -146,6 +146,24 @@ words! {
 }
 
 words! {
+    /// What is the matter with a partition as a whole.
+    Condition {
+        /// All expected replicas are live and active, one leads, and nothing but the ordinary holds the log.
+        Healthy = "healthy", "";
+        /// Some expected replica is not live, or not active yet.
+        Degraded = "degraded", "start the workers that host the partition, or look at why they are blocked";
+        /// No live node leads it.
+        Leaderless = "leaderless", "see its leadership in `tidemark explain`";
+        /// Its log is held for a reason that asks for somebody.
+        Held = "held", "see the trim hold of the partition and its runbook";
+        /// No replica is live.
+        Down = "down", "start the workers that host the partition";
+        /// The log or the pointer is not known yet.
+        Unknown = "unknown", "";
+    }
+}
+
+words! {
     /// Whether this admin acts.
     LeaseCode {
         /// It has the lease.

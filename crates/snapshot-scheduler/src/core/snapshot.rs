@@ -11,17 +11,17 @@
 use super::{
     candidate::Choice,
     evidence,
+    looked::Looked,
+    next::Since,
     policy::Policy,
     reason::{SnapshotCause, SnapshotCode},
     thresholds::Thresholds,
-    view::{
-        ArchiveView, ClusterView, ControlView, Liveness, Moment, PartitionView, ReplicaReport, ReplicaState,
-    },
+    view::{ArchiveView, ClusterView, ControlView, Liveness, LogView, Moment, PartitionView},
 };
 use snapshot_store::{
     Entropy, Incarnation, Lineage, Lsn, NodeId, PartitionId, SnapshotId, format::StickyReason,
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 /// An order for a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,25 +132,11 @@ impl Budget {
 
 /// Returns how many records the freshest live replica is ahead of the latest trusted snapshot: the order in which
 /// partitions are served when not all can be.
-pub(super) fn records_due(view: &ClusterView, partition: &PartitionView, now: Moment) -> u64 {
-    let freshest = usable(view, partition, now)
-        .filter_map(|(_, report, _)| report.applied_lsn)
-        .max();
-    let archived = partition.archived().map_or(Lsn::ZERO, |entry| entry.lsn);
-    freshest.map_or(0, |freshest| freshest.records_since(archived))
-}
-
-/// Returns the live and suspect replicas that are active on the log's own incarnation.
-pub(super) fn usable<'a>(
-    view: &'a ClusterView,
-    partition: &'a PartitionView,
-    now: Moment,
-) -> impl Iterator<Item = (&'a NodeId, &'a ReplicaReport, Liveness)> {
-    let incarnation = partition.log.map(|log| log.facts.incarnation);
-    view.counted_replicas(partition, now)
-        .filter(move |(_, report, _)| {
-            report.state == ReplicaState::Active && incarnation.is_some() && report.incarnation == incarnation
-        })
+pub(super) fn records_due(looked: &Looked<'_>) -> u64 {
+    let archived = looked.partition.archived().map_or(Lsn::ZERO, |entry| entry.lsn);
+    looked
+        .freshest()
+        .map_or(0, |freshest| freshest.records_since(archived))
 }
 
 /// What speaks against any snapshot of the partition, whatever the policy.
@@ -235,6 +221,34 @@ fn obstacle(
     )
 }
 
+/// Returns what was appended since the latest trusted snapshot, by the freshest live replica; `None` while there is none,
+/// or while the log is not known.
+pub fn since_latest(looked: &Looked<'_>) -> Option<Since> {
+    let log = looked.partition.log.as_ref()?;
+    let freshest = looked.freshest()?;
+    Some(appended_since(
+        looked.partition,
+        log,
+        freshest,
+        looked.log_bytes(),
+    ))
+}
+
+fn appended_since(partition: &PartitionView, log: &LogView, freshest: Lsn, log_bytes: Option<u64>) -> Since {
+    // A log that continues another one begins at its trim point; nothing below is new.
+    let (lsn, bytes_then) = match partition.archived() {
+        Some(entry) => (entry.lsn, Some(entry.log_bytes)),
+        None if log.facts.trim_point == Lsn::ZERO => (Lsn::ZERO, Some(0)),
+        None => (log.facts.trim_point, None),
+    };
+    let bytes = log_bytes.zip(bytes_then);
+    Since {
+        lsn,
+        records: freshest.records_since(lsn),
+        bytes: bytes.map(|(now, then)| now.saturating_sub(then)),
+    }
+}
+
 /// Says why a snapshot is due, or that none is.
 fn due(
     partition: &PartitionView,
@@ -246,10 +260,9 @@ fn due(
     let Some(log) = &partition.log else {
         return Err("the log has not answered yet".to_owned());
     };
-    let entries = partition.entries();
     let wanted = policy.restorable_snapshots_min.max(1) as usize;
-    if let Some(damaged) = entries
-        .iter()
+    if let Some(damaged) = partition
+        .entries()
         .take(wanted)
         .find(|entry| partition.is_damaged(entry.snapshot_id))
     {
@@ -263,20 +276,18 @@ fn due(
         );
         return Ok((SnapshotCause::PointerMissing, detail));
     }
-    // A log that continues another one begins at its trim point; nothing below is new.
-    let (since, bytes_then) = match partition.archived() {
-        Some(entry) => (entry.lsn, Some(entry.log_bytes)),
-        None if log.facts.trim_point == Lsn::ZERO => (Lsn::ZERO, Some(0)),
-        None => (log.facts.trim_point, None),
+    let Since {
+        lsn: since,
+        records,
+        bytes,
+    } = appended_since(partition, log, freshest, log_bytes);
+    let bytes_text: &dyn fmt::Display = match &bytes {
+        Some(bytes) => bytes,
+        None => &"unknown",
     };
-    let records = freshest.records_since(since);
-    let bytes = log_bytes
-        .zip(bytes_then)
-        .map(|(now, then)| now.saturating_sub(then));
     let detail = format!(
-        "{records} of {} records and {} of {} bytes since LSN {since}, by {}",
+        "{records} of {} records and {bytes_text} of {} bytes since LSN {since}, by {}",
         thresholds.records,
-        bytes.map_or_else(|| "unknown".to_owned(), |bytes| bytes.to_string()),
         thresholds.bytes,
         thresholds.rule_name(),
     );
@@ -301,40 +312,46 @@ pub fn decide_snapshot(
     entropy: &Entropy,
     demand: Option<&Demand>,
 ) -> SnapshotDecision {
+    let Some(partition) = view.partitions.get(&id) else {
+        let detail = "there is no such partition".to_owned();
+        return SnapshotDecision {
+            step: SnapshotStep::Wait,
+            code: SnapshotCode::NoLiveReplica,
+            detail,
+        };
+    };
+    let looked = Looked::at(view, partition, now);
+    decide_looked(&looked, id, policy, budget, entropy, demand)
+}
+
+pub(super) fn decide_looked(
+    looked: &Looked<'_>,
+    id: PartitionId,
+    policy: &Policy,
+    budget: &mut Budget,
+    entropy: &Entropy,
+    demand: Option<&Demand>,
+) -> SnapshotDecision {
     let wait = |code, detail: String| SnapshotDecision {
         step: SnapshotStep::Wait,
         code,
         detail,
     };
-    let Some(partition) = view.partitions.get(&id) else {
-        return wait(
-            SnapshotCode::NoLiveReplica,
-            "there is no such partition".to_owned(),
-        );
-    };
-    if let Some((code, detail)) = obstacle(view, id, partition) {
+    let partition = looked.partition;
+    if let Some((code, detail)) = obstacle(looked.view, id, partition) {
         return wait(code, detail);
     }
-    let Some(freshest) = usable(view, partition, now)
-        .filter_map(|(_, report, _)| report.applied_lsn)
-        .max()
-    else {
+    let Some(freshest) = looked.freshest() else {
         let detail = format!(
             "none of {} expected replicas is live and active",
             partition.expected.len()
         );
         return wait(SnapshotCode::NoLiveReplica, detail);
     };
-    if partition
-        .replicas
-        .iter()
-        .any(|(node, report)| report.exporting && view.liveness(node, now).counts())
-    {
+    if looked.replicas.iter().any(|replica| replica.report.exporting) {
         return wait(SnapshotCode::Running, "a worker is making one".to_owned());
     }
-    let log_bytes = usable(view, partition, now)
-        .filter_map(|(_, report, _)| report.log_bytes)
-        .max();
+    let log_bytes = looked.log_bytes();
     let thresholds = policy.thresholds(id);
     let (cause, why) = match (demand, due(partition, policy, &thresholds, freshest, log_bytes)) {
         (_, Ok((cause @ SnapshotCause::Repair, why))) => (cause, why),
@@ -344,7 +361,7 @@ pub fn decide_snapshot(
     };
 
     // The pointer must grow strictly even when what it names is not trusted.
-    let latest = partition.entries().first().map(|entry| entry.lsn);
+    let latest = partition.entries().next().map(|entry| entry.lsn);
     let floor = latest
         .map_or(Lsn::FIRST, Lsn::next)
         .max(demand.map_or(Lsn::ZERO, |demand| demand.min_lsn));
@@ -354,17 +371,15 @@ pub fn decide_snapshot(
         .max(floor)
         .max(trim_point);
     if freshest < floor {
-        return needs_record(view, partition, now, cause, floor);
+        return needs_record(looked, cause, floor);
     }
     if budget.cluster_left == 0 && demand.is_none() {
         let detail = format!("{} snapshots are being made", policy.snapshots_max);
         return wait(SnapshotCode::ClusterBusy, detail);
     }
     let choice = Choice {
-        view,
-        partition,
+        looked,
         policy,
-        now,
         budget,
         demand,
         min_lsn,
@@ -374,7 +389,7 @@ pub fn decide_snapshot(
         Ok((node, from_leader)) => {
             // Found in this very moment: a replica that differs must not publish what it has. Asked last, because it
             // compares all chains.
-            if let Some(detail) = evidence::chain_mismatch(view, partition, now) {
+            if let Some(detail) = new_chain_mismatch(looked) {
                 return wait(SnapshotCode::Held, detail);
             }
             budget.take(&node);
@@ -385,7 +400,6 @@ pub fn decide_snapshot(
             // Also what is only suspected: the new snapshot might else copy the damaged files of the old one.
             let distrusted = partition
                 .entries()
-                .iter()
                 .map(|entry| entry.snapshot_id)
                 .filter(|snapshot| partition.is_damaged(*snapshot) || partition.suspected.contains(snapshot))
                 .collect();
@@ -416,18 +430,13 @@ pub fn decide_snapshot(
 }
 
 /// A new snapshot would not be above the latest one: a record must be appended first.
-fn needs_record(
-    view: &ClusterView,
-    partition: &PartitionView,
-    now: Moment,
-    cause: SnapshotCause,
-    floor: Lsn,
-) -> SnapshotDecision {
-    let leader = view.leader(partition, now).map(|leader| leader.node);
-    let live = leader.filter(|node| view.liveness(node, now) == Liveness::Live);
+fn needs_record(looked: &Looked<'_>, cause: SnapshotCause, floor: Lsn) -> SnapshotDecision {
+    let leader = looked.leader().map(|leader| &leader.node);
+    let live = leader.filter(|node| looked.liveness(node) == Liveness::Live);
+    let rested = looked.now >= looked.partition.noop_not_before;
     let step = match live {
-        Some(node) if cause == SnapshotCause::Repair && now >= partition.noop_not_before => {
-            SnapshotStep::AppendNoop { node }
+        Some(node) if cause == SnapshotCause::Repair && rested => {
+            SnapshotStep::AppendNoop { node: node.clone() }
         }
         _ => SnapshotStep::Wait,
     };
@@ -440,13 +449,10 @@ fn needs_record(
 }
 
 /// Returns why the evidence in the view forbids trusting the replicas of the partition.
-pub(super) fn new_chain_mismatch(
-    view: &ClusterView,
-    partition: &PartitionView,
-    now: Moment,
-) -> Option<String> {
-    if partition.holds.contains_key(&StickyReason::ChainMismatch) {
+pub(super) fn new_chain_mismatch(looked: &Looked<'_>) -> Option<String> {
+    let known = looked.partition.holds.contains_key(&StickyReason::ChainMismatch);
+    if known || !evidence::chains_differ(looked) {
         return None;
     }
-    evidence::chain_mismatch(view, partition, now)
+    evidence::chain_mismatch(looked.view, looked.partition, looked.now)
 }

@@ -116,6 +116,19 @@ pub enum ReplicaState {
     Blocked,
 }
 
+impl ReplicaState {
+    /// Returns the word used in status.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ReplicaState::Opening => "opening",
+            ReplicaState::Restoring => "restoring",
+            ReplicaState::CatchingUp => "catching-up",
+            ReplicaState::Active => "active",
+            ReplicaState::Blocked => "blocked",
+        }
+    }
+}
+
 /// What one replica said of itself last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplicaReport {
@@ -318,14 +331,12 @@ impl PartitionView {
     }
 
     /// Returns the snapshots of the log's incarnation, newest first.
-    pub fn entries(&self) -> Vec<&PointerEntry> {
-        match (self.pointer(), &self.log) {
-            (Some(pointer), Some(log)) => {
-                let of_this_log = |entry: &&PointerEntry| entry.incarnation == log.facts.incarnation;
-                pointer.snapshots.iter().filter(of_this_log).collect()
-            }
-            _ => Vec::new(),
-        }
+    pub fn entries(&self) -> impl Iterator<Item = &PointerEntry> {
+        let incarnation = self.log.map(|log| log.facts.incarnation);
+        let snapshots = self.pointer().map_or(&[][..], |pointer| &pointer.snapshots);
+        snapshots
+            .iter()
+            .filter(move |entry| Some(entry.incarnation) == incarnation)
     }
 
     /// Returns whether a check found the snapshot damaged.
@@ -335,9 +346,7 @@ impl PartitionView {
 
     /// Returns the newest snapshot that was not found damaged: what "due" counts from.
     pub fn archived(&self) -> Option<&PointerEntry> {
-        self.entries()
-            .into_iter()
-            .find(|entry| !self.is_damaged(entry.snapshot_id))
+        self.entries().find(|entry| !self.is_damaged(entry.snapshot_id))
     }
 }
 
@@ -388,7 +397,10 @@ impl ClusterView {
 
     /// Returns whether some expected worker of the partition was not heard yet and may still answer.
     pub fn is_warming(&self, partition: &PartitionView, now: Moment) -> bool {
-        partition.expected.iter().any(|node| self.may_still_answer(node, now))
+        partition
+            .expected
+            .iter()
+            .any(|node| self.may_still_answer(node, now))
     }
 
     /// Returns whether `node` was never heard, and has not had the time yet after which it counts as gone.

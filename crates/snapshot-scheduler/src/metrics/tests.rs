@@ -72,14 +72,16 @@ fn names_are_clean_and_every_metric_is_described() {
             tail: Some(1),
             held_bytes: Some(1),
             stored: Some(StoredBytes::default()),
+            hold: Some(HoldReason::Delay),
             ..PartitionGauges::default()
         };
-        partition("0", &values);
+        partition("0", &values, Some(HoldReason::Paused));
         totals(&[values]);
-        partition_hold("0", Some(HoldReason::Paused), Some(HoldReason::Delay));
         nodes(Liveness::Live, 1);
         pauses(0);
-        lease(true, LeaseEpoch::new(1));
+        lease(LeaseCode::Active, LeaseEpoch::new(1));
+        poll(true, Duration::ZERO);
+        view_age("workers", Some(Duration::ZERO));
         ticked(Duration::ZERO);
         pruned(1);
         audit(Duration::ZERO, 0);
@@ -113,6 +115,90 @@ fn names_are_clean_and_every_metric_is_described() {
         assert!(
             registered.contains(&("counter", series)),
             "{reason} begins at zero"
+        );
+    }
+}
+
+/// Keeps the values of gauges by series.
+#[derive(Default)]
+struct Gauges(Mutex<BTreeMap<String, std::sync::Arc<std::sync::atomic::AtomicU64>>>);
+
+impl Gauges {
+    fn value(&self, series: &str) -> f64 {
+        let gauges = self.0.lock().unwrap();
+        let gauge = gauges
+            .get(series)
+            .unwrap_or_else(|| panic!("{series} is not among {:?}", gauges.keys()));
+        f64::from_bits(gauge.load(std::sync::atomic::Ordering::Relaxed))
+    }
+}
+
+impl Recorder for Gauges {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::noop()
+    }
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        let labels: Vec<_> = key
+            .labels()
+            .map(|label| format!("{}={}", label.key(), label.value()))
+            .collect();
+        let series = format!("{} {}", key.name(), labels.join(","));
+        let gauge = self.0.lock().unwrap().entry(series).or_default().clone();
+        Gauge::from_arc(gauge)
+    }
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}
+
+#[test]
+fn quantiles_are_values_that_partitions_have_and_everything_is_withdrawn_again() {
+    let gauges = Gauges::default();
+    let of = |held_bytes: u64| PartitionGauges {
+        held_bytes: Some(held_bytes),
+        hold: Some(HoldReason::Paused),
+        facts: ConditionFacts {
+            known: true,
+            expected: 3,
+            live: 2,
+            active: 1,
+            led: true,
+            held: None,
+        },
+        ..PartitionGauges::default()
+    };
+    let all: Vec<PartitionGauges> = (1..=200).map(of).collect();
+    metrics::with_local_recorder(&gauges, || {
+        totals(&all);
+        partition("0", &all[0], None);
+    });
+    let expected = [
+        ("tidemark_admin_log_held_max_bytes ", 200.0),
+        ("tidemark_admin_log_held_quantile_bytes quantile=0.5", 100.0),
+        ("tidemark_admin_log_held_quantile_bytes quantile=0.9", 180.0),
+        ("tidemark_admin_log_held_quantile_bytes quantile=0.99", 198.0),
+        ("tidemark_admin_partitions state=degraded", 200.0),
+        ("tidemark_admin_partitions state=healthy", 0.0),
+        ("tidemark_admin_replicas state=expected", 600.0),
+        ("tidemark_admin_replicas state=active", 200.0),
+        ("tidemark_admin_held_partitions reason=paused", 200.0),
+        ("tidemark_admin_partition_hold partition=0,reason=paused", 1.0),
+    ];
+    for (series, value) in expected {
+        assert_eq!(gauges.value(series), value, "{series}");
+    }
+    metrics::with_local_recorder(&gauges, || {
+        withdraw_totals();
+        withdraw_partition("0", Some(HoldReason::Paused));
+    });
+    let all = gauges.0.lock().unwrap().keys().cloned().collect::<Vec<_>>();
+    for series in all {
+        assert!(
+            gauges.value(&series).is_nan(),
+            "{series} still says something of the cluster"
         );
     }
 }

@@ -30,7 +30,9 @@ use report::{describe, explain, price_of, price_text};
 use crate::{
     archive::{self, limited},
     core::{self, ControlView, Policy},
-    lease, metrics, observe,
+    lease,
+    metrics::{self, RequestKind},
+    observe,
     presence::{self, Presence},
     state::Context,
 };
@@ -74,6 +76,7 @@ struct Reads {
 
 /// Runs the protocol once. Two passes over one partition never overlap within an admin.
 pub(crate) async fn trim_partition(ctx: &Context, id: PartitionId, mode: TrimMode) -> TrimReport {
+    let _request = metrics::request(RequestKind::Trim);
     let mut report = TrimReport {
         partition: id,
         result: TrimResult::Failed,
@@ -199,7 +202,8 @@ fn hold_by_view(ctx: &Context, id: PartitionId) -> Result<(), Hold> {
     if let Some(detail) = core::chain_mismatch(&state.view, partition, now) {
         return Err(Hold(HoldReason::ChainMismatch, detail));
     }
-    let evidence = core::evidence_hold(partition).or_else(|| core::view_hold(&state.view, partition, now));
+    let looked = core::Looked::at(&state.view, partition, now);
+    let evidence = core::evidence_hold(partition).or_else(|| core::view_hold(&looked));
     evidence.map_or(Ok(()), |hold| Err(hold.into()))
 }
 
@@ -403,11 +407,7 @@ async fn certify(ctx: &Context, id: PartitionId, grant: &TrimGrant, reads: &Read
 /// Steps 7 and 8.
 async fn execute(ctx: &Context, id: PartitionId, grant: &TrimGrant, reads: &Reads, report: &mut TrimReport) {
     let before = reads.log.map_or(Lsn::ZERO, |log| log.trim_point);
-    let trim = timeout(
-        TRIM_TIMEOUT,
-        ctx.log.trim(id, grant.incarnation, grant.up_to),
-    )
-    .await;
+    let trim = timeout(TRIM_TIMEOUT, ctx.log.trim(id, grant.incarnation, grant.up_to)).await;
     let answered = match trim {
         Ok(Ok(after)) => after,
         Ok(Err(error)) => {
@@ -436,7 +436,9 @@ async fn execute(ctx: &Context, id: PartitionId, grant: &TrimGrant, reads: &Read
         }
         Err(_) => answered,
     };
-    metrics::trimmed(after.records_since(before));
+    // The price was worked out for this very trim, unless the log went another way meanwhile.
+    let bytes = report.price.as_ref().and_then(|price| price.bytes);
+    metrics::trimmed(after.records_since(before), bytes.map_or(0, |freed| freed.bytes));
     tracing::info!(
         partition = %id, %before, %after, guard = %grant.guard_lsn, left_behind = ?grant.left_behind,
         "log trimmed"

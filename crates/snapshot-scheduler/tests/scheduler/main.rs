@@ -5,9 +5,12 @@
 mod admins;
 mod audit;
 mod audit_rules;
+mod caps;
 mod cluster;
 mod cut_store;
 mod damage;
+mod embed;
+mod evidence;
 mod forks;
 mod holds;
 mod lease;

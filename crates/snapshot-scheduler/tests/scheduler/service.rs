@@ -120,6 +120,19 @@ async fn explain_and_preview_show_rules_with_their_values() {
         "verified (content)",
         "trim point 100, tail 201",
         "needs what is above 200",
+        // One page: log, snapshots with when and how verified, replicas, what would have to change.
+        "log: tail 201, trim point 100, 1,000 bytes in it, ",
+        "archived LSN 200, guard 100, by the pointer as it was ",
+        "at LSN 200 by w",
+        ": verified (content) by w",
+        "replica w1: live, active, leader, applied 200, durable 200, needed 200, lag 0 records",
+        "snapshot: not-due: 0 of 100 records",
+        "leadership: led: w1 leads",
+        "certificate in force: up to 100",
+        "this admin: active: ",
+        "trim: nothing-to-trim: ",
+        "next: 100 more records until the next snapshot",
+        "next: a trim follows the next verified snapshot",
     ] {
         assert!(text.contains(expected), "{expected:?} is missing in\n{text}");
     }
@@ -139,6 +152,55 @@ async fn explain_and_preview_show_rules_with_their_values() {
         .into_inner();
     assert_eq!(plan.partitions.len(), 1);
     assert_ne!(plan.partitions[0].snapshot.as_ref().unwrap().code, "not-due");
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn explain_names_who_holds_a_log_by_how_much_and_what_else_is_missing() {
+    let cluster = Cluster::new(1).await;
+    let running = cluster.start(policy());
+    let explained = |running: &Running| {
+        let page = running.handle.explain(p(0)).unwrap();
+        (page.lines.join("\n"), page.partition.unwrap())
+    };
+    cluster.append(p(0), 40).await;
+    running
+        .until("what is missing is said", |running| {
+            explained(running)
+                .0
+                .contains("next: 60 more records until the next snapshot")
+        })
+        .await;
+    running
+        .until("too few snapshots", |running| {
+            explained(running)
+                .0
+                .contains("next: a trim needs 2 restorable snapshots, there are 0")
+        })
+        .await;
+    // One replica stays where it is, two snapshots are made above it.
+    cluster.worker("w3").set_up(false);
+    for _ in 0..2 {
+        let lsn = cluster.append(p(0), 200).await.get();
+        running
+            .until("archived", |running| {
+                running.partition(0).archived_lsn == Some(lsn)
+            })
+            .await;
+        cluster.worker("w3").set_up(true);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        cluster.worker("w3").set_up(false);
+    }
+    cluster.worker("w3").set_up(true);
+    let held = "held: w3 is 200 records behind, cap 10,000,000";
+    running
+        .until("who holds it is said", |running| {
+            explained(running).0.contains(held)
+        })
+        .await;
+    let (_, partition) = explained(&running);
+    assert_eq!(partition.condition, "held");
+    assert!(partition.log_age_ms.unwrap() < 3000 && partition.pointer_age_ms.is_some());
     running.stop().await;
 }
 

@@ -361,6 +361,63 @@ async fn polls_tell_workers_what_keeps_them_from_making_snapshots_unasked() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn polls_tell_workers_the_thresholds_of_overrides_with_all_their_values() {
+    let cluster = Cluster::new(3).await;
+    let range = PolicyOverride {
+        first_partition: 1,
+        last_partition: 2,
+        snapshot_after_bytes: Some(4096),
+        ..PolicyOverride::default()
+    };
+    let running = cluster.start(Policy {
+        overrides: vec![range],
+        ..policy()
+    });
+    let expected = v1::ThresholdOverride {
+        first_partition: 1,
+        last_partition: 2,
+        snapshot_after_records: 100,
+        snapshot_after_bytes: 4096,
+    };
+    running
+        .until("told", |_| {
+            let policy = cluster.worker("w1").lock().policy.clone();
+            policy.is_some_and(|policy| policy.overrides == [expected])
+        })
+        .await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_worker_is_polled_for_next_to_nothing() {
+    let cluster = Cluster::new(3).await;
+    let running = cluster.start(policy());
+    running
+        .until("all are live", |running| {
+            let nodes = running.handle.status().nodes;
+            nodes.iter().all(|node| node.liveness() == v1::Liveness::Live)
+        })
+        .await;
+    let polls = || {
+        let state = cluster.worker("w1").lock();
+        (state.polls, state.full_reports)
+    };
+    let (before, reports) = polls();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let (after, same) = polls();
+    assert!(after - before >= 25, "it was polled {} times", after - before);
+    assert_eq!(same, reports, "nothing changed, so nothing was said twice");
+    // What it said stands, and is as young as the last poll.
+    let status = running.handle.status();
+    assert!(status.nodes[0].age_ms.unwrap() < 2000, "{status:?}");
+    assert!(status.age.unwrap().workers_ms.unwrap() < 2000);
+    cluster.worker("w1").change(p(0), |_| {});
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(polls().1, reports + 1);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_snapshot_that_waits_for_its_turn_is_waited_for() {
     let cluster = Cluster::new(1).await;
     for worker in &cluster.workers {

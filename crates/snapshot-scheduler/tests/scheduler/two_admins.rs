@@ -1,17 +1,18 @@
 //! Two admins on one cluster: one acts, the other takes over; and whatever they believe, nothing is trimmed too far.
 
 use crate::{
-    cluster::{Cluster, Running, p, policy},
+    cluster::{Cluster, Running, node, p, policy},
     cut_store::CutStore,
 };
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, SharedString};
 use object_store::path::Path;
 use snapshot_scheduler::{SchedulerOptions, TrimMode, TrimResult};
 use snapshot_store::{
-    Lsn, Repository, Timestamp, WriteId,
+    AdminSession, LeaseClaim, Lsn, Repository, Timestamp, WriteId,
     core::HoldReason,
     format::{Keys, LeaseEpoch, PauseScope, Stored},
 };
-use std::time::Duration;
+use std::{collections::BTreeSet, sync::Mutex, time::Duration};
 
 fn lease_code(running: &Running) -> String {
     running.handle.status().lease.unwrap().code
@@ -296,4 +297,85 @@ async fn a_restarted_admin_takes_its_own_lease_back_at_once() {
     assert_eq!(second.handle.status().lease.unwrap().epoch, 2);
     first.stop().await;
     second.stop().await;
+}
+
+/// Remembers which metrics were touched.
+#[derive(Default)]
+struct Touched(Mutex<BTreeSet<String>>);
+
+impl Touched {
+    fn has(&self, name: &str) -> bool {
+        self.0.lock().unwrap().contains(name)
+    }
+}
+
+impl metrics::Recorder for Touched {
+    fn describe_counter(&self, _: KeyName, _: Option<metrics::Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<metrics::Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<metrics::Unit>, _: SharedString) {}
+    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::noop()
+    }
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        self.0.lock().unwrap().insert(key.name().to_owned());
+        Gauge::noop()
+    }
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        self.0.lock().unwrap().insert(key.name().to_owned());
+        Histogram::noop()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_standby_exports_its_lease_polls_and_view_and_what_is_said_of_the_cluster_only_once_it_acts() {
+    let touched = Touched::default();
+    let _here = metrics::set_default_local_recorder(&touched);
+    let cluster = Cluster::new(1).await;
+    cluster.append(p(0), 40).await;
+    let other = LeaseClaim {
+        cluster: cluster.shared.record.cluster.clone(),
+        holder: node("other"),
+        session: AdminSession::new(cluster.shared.seams.ulid()),
+        address: None,
+        term: Duration::from_secs(30),
+    };
+    cluster.shared.repository.take_lease(&other, None).await.unwrap();
+    let running = cluster.start(policy());
+    running
+        .until("it watches", |running| lease_code(running) == "standby")
+        .await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let own = [
+        "tidemark_admin_active",
+        "tidemark_admin_lease_state",
+        "tidemark_admin_nodes",
+        "tidemark_admin_poll_seconds",
+        "tidemark_admin_requests_in_flight",
+        "tidemark_admin_view_age_seconds",
+    ];
+    let of_the_cluster = [
+        "tidemark_admin_partitions",
+        "tidemark_admin_replicas",
+        "tidemark_admin_held_partitions",
+        "tidemark_admin_partition_hold",
+        "tidemark_admin_tail_lsn",
+        "tidemark_admin_log_held_max_bytes",
+        "tidemark_admin_log_held_quantile_bytes",
+        "tidemark_admin_paused_scopes",
+    ];
+    assert!(own.iter().all(|name| touched.has(name)), "{:?}", touched.0);
+    assert!(
+        !of_the_cluster.iter().any(|name| touched.has(name)),
+        "{:?}",
+        touched.0
+    );
+    // The other one is never heard of again.
+    running.until("it acts", |running| running.handle.acts()).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(
+        of_the_cluster.iter().all(|name| touched.has(name)),
+        "{:?}",
+        touched.0
+    );
+    running.stop().await;
 }

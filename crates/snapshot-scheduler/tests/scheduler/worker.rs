@@ -25,6 +25,9 @@ pub(crate) struct WorkerState {
     pub(crate) replicas: BTreeMap<PartitionId, v1::ReplicaStatus>,
     pub(crate) ordered: Vec<v1::CreateSnapshotRequest>,
     pub(crate) verified: Vec<v1::VerifySnapshotRequest>,
+    /// How often it was polled, and how often it said all it knows.
+    pub(crate) polls: u64,
+    pub(crate) full_reports: u64,
     /// What the last poll carried.
     pub(crate) policy: Option<v1::WorkerPolicy>,
     pub(crate) noops: u64,
@@ -84,6 +87,8 @@ impl FakeWorker {
                 replicas: shared.record.incarnations.iter().map(replica).collect(),
                 ordered: Vec::new(),
                 verified: Vec::new(),
+                polls: 0,
+                full_reports: 0,
                 policy: None,
                 noops: 0,
                 declines: Vec::new(),
@@ -239,6 +244,8 @@ impl WorkerClient for FakeWorker {
         let mut state = self.lock();
         state.policy = request.policy;
         let unchanged = request.known_version == state.version;
+        state.polls += 1;
+        state.full_reports += u64::from(!unchanged);
         Ok(v1::WorkerStatus {
             node: self.node.to_string(),
             node_generation: state.generation.to_string(),

@@ -86,11 +86,14 @@ impl SnapshotAgent {
     fn decide_autonomous(&self, replica: &ReplicaStatus, silence_min: Duration) -> Autonomous {
         let silence = self.silence();
         let policy = self.shared.policy.borrow();
-        let poll = policy.as_ref().zip(silence).map(|(policy, age)| LastPoll {
-            age,
-            snapshot_after_records: policy.snapshot_after_records,
-            snapshot_after_bytes: policy.snapshot_after_bytes,
-            paused: policy.paused || policy.paused_partitions.contains(&replica.partition),
+        let poll = policy.as_ref().zip(silence).map(|(policy, age)| {
+            let (snapshot_after_records, snapshot_after_bytes) = policy.thresholds(replica.partition);
+            LastPoll {
+                age,
+                snapshot_after_records,
+                snapshot_after_bytes,
+                paused: policy.paused || policy.paused_partitions.contains(&replica.partition),
+            }
         });
         decide_autonomous(poll.as_ref(), replica, silence_min)
     }

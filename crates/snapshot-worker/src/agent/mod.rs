@@ -40,7 +40,7 @@ pub use compare::differences;
 pub use export_job::{CreateSnapshot, ExportEvent, ExportFailure, PublishedExport};
 pub use host::{CheckpointFacts, HostError, PartitionHost};
 pub use identity::{IdentityError, LocalIdentity};
-pub use policy::WorkerPolicy;
+pub use policy::{ThresholdOverride, WorkerPolicy};
 pub use repair::{Covering, RebuildAnswer, RebuildError, SkipError, SkipOrder};
 pub use restore_job::{RestoreError, RestoreOutcome, RestoreRequest, ReuseLocal};
 pub use service::{AgentService, ROLE_METADATA};

@@ -6,7 +6,7 @@
 use super::{
     export_job::chain,
     host::{HostError, PartitionHost},
-    policy::WorkerPolicy,
+    policy::{ThresholdOverride, WorkerPolicy},
     repair::{RebuildError, SkipError},
     snapshot_agent::SnapshotAgent,
     verify::VerifyError,
@@ -123,6 +123,14 @@ fn rebuild_error(partition: PartitionId, source: &RebuildError) -> Status {
     error(code, source.as_str(), message, Some(partition))
 }
 
+fn threshold_override(wire: v1::ThresholdOverride) -> ThresholdOverride {
+    ThresholdOverride {
+        partitions: PartitionId::new(wire.first_partition)..=PartitionId::new(wire.last_partition),
+        snapshot_after_records: wire.snapshot_after_records,
+        snapshot_after_bytes: wire.snapshot_after_bytes,
+    }
+}
+
 #[tonic::async_trait]
 impl WorkerService for AgentService {
     type CreateSnapshotStream = BoxStream<'static, Result<v1::CreateSnapshotEvent, Status>>;
@@ -153,6 +161,7 @@ impl WorkerService for AgentService {
                     .into_iter()
                     .map(PartitionId::new)
                     .collect(),
+                overrides: policy.overrides.into_iter().map(threshold_override).collect(),
             }));
         }
         let (version, partitions) = shared.versioned_status();

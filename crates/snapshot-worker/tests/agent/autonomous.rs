@@ -38,6 +38,7 @@ async fn poll(node: &Node, change: impl FnOnce(&mut v1::WorkerPolicy)) {
         restorable_snapshots_min: 2,
         paused: false,
         paused_partitions: vec![],
+        overrides: vec![],
     };
     change(&mut policy);
     let request = v1::GetStatusRequest {
@@ -129,6 +130,27 @@ async fn a_pause_of_cluster_or_partition_outlasts_the_admin_that_told_of_it() {
     clock.advance(SILENCE);
     assert!(matches!(look(&node).await, Autonomous::Make { .. }));
     archived(&node, 150).await;
+}
+
+#[tokio::test]
+async fn thresholds_of_a_range_go_before_those_of_the_whole_cluster() {
+    let (clock, cluster) = cluster().await;
+    let node = leader(&cluster, "a");
+    node.host.apply(150);
+    let of_range = |first: u32, last: u32, records| v1::ThresholdOverride {
+        first_partition: first,
+        last_partition: last,
+        snapshot_after_records: records,
+        snapshot_after_bytes: 0,
+    };
+    let own = of_range(P.get(), P.get(), 151);
+    let others = of_range(P.get() + 1, P.get() + 9, 1);
+    poll(&node, |policy| policy.overrides = vec![others, own]).await;
+    clock.advance(SILENCE);
+    assert_eq!(look(&node).await, Autonomous::Leave(LeaveReason::NotDue));
+    node.host.apply(151);
+    assert!(matches!(look(&node).await, Autonomous::Make { .. }));
+    archived(&node, 151).await;
 }
 
 #[tokio::test]

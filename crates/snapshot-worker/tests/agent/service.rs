@@ -207,6 +207,7 @@ async fn status_is_left_out_while_unchanged_and_policy_arrives_with_an_admins_po
         restorable_snapshots_min: 3,
         paused: false,
         paused_partitions: vec![3],
+        overrides: vec![],
     };
     let poll = |admin: &str, known_version| v1::GetStatusRequest {
         admin: admin.to_owned(),

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use snapshot_proto::v1::{
     AdminLease, AuditState, ClusterStatus, Liveness, NodeView, PartitionState, PartitionView, PauseEntry,
     PolicyState, Reason, RebuildCount, ReplicaRole, ReplicaView, RestoreKind, RestorePhase, RunningRestore,
-    SnapshotView, TrimOutcome, TrimPrice, VerifyLevel,
+    SnapshotView, TrimOutcome, TrimPrice, VerifyLevel, ViewAge,
 };
 use snapshot_store::Timestamp;
 
@@ -79,6 +79,7 @@ pub(super) fn cluster_json(status: &ClusterStatus) -> Value {
         "lease": status.lease.as_ref().map(lease_json),
         "policy": status.policy.as_ref().map(policy_json),
         "audit": status.audit.as_ref().map(audit_json),
+        "age": status.age.as_ref().map(age_json),
         "nodes": status.nodes.iter().map(node_json).collect::<Vec<_>>(),
         "partitions": status.partitions.iter().map(partition_json).collect::<Vec<_>>(),
         "pauses": status.pauses.iter().map(pause_json).collect::<Vec<_>>(),
@@ -122,6 +123,16 @@ pub(super) fn audit_text(audit: &AuditState) -> String {
     text
 }
 
+fn age_json(age: &ViewAge) -> Value {
+    json!({
+        "workers_ms": age.workers_ms,
+        "logs_ms": age.logs_ms,
+        "pointers_ms": age.pointers_ms,
+        "control_ms": age.control_ms,
+        "lease_ms": age.lease_ms,
+    })
+}
+
 fn node_json(node: &NodeView) -> Value {
     json!({
         "node": node.node,
@@ -142,6 +153,9 @@ pub(super) fn partition_json(view: &PartitionView) -> Value {
         "trim_point": view.trim_point,
         "tail": view.tail,
         "held_bytes": view.held_bytes,
+        "condition": view.condition,
+        "log_age_ms": view.log_age_ms,
+        "pointer_age_ms": view.pointer_age_ms,
         "archived_lsn": view.archived_lsn,
         "guard_lsn": view.guard_lsn,
         "leader": view.leader.as_ref().map(|leader| json!({

@@ -4,7 +4,7 @@ use super::{AdminArgs, render};
 use crate::output::{OutputFormat, bytes, duration_ms, or_dash, table};
 use clap::Args;
 use snapshot_proto::v1::{
-    AdminLease, ClusterStatus, ExplainRequest, PartitionView, ReplicaStatus, ReplicaView,
+    AdminLease, ClusterStatus, ExplainRequest, PartitionView, ReplicaStatus, ReplicaView, ViewAge,
 };
 use snapshot_store::PartitionId;
 use std::{fmt::Write as _, process::ExitCode};
@@ -69,6 +69,7 @@ fn status_text(status: &ClusterStatus) -> String {
     if let Some(lease) = &status.lease {
         text += &lease_text(&status.admin, lease);
     }
+    text += &age_text(status.age.as_ref());
     // The usual case needs no words.
     if let Some(policy) = status.policy.as_ref().filter(|policy| !policy.refused.is_empty()) {
         text += &format!("{}\n", render::policy_text(policy));
@@ -113,6 +114,26 @@ fn status_text(status: &ClusterStatus) -> String {
     text += &restores(status);
     text += &trouble(status);
     text
+}
+
+/// Says how old the parts are that the rest was put together from.
+fn age_text(age: Option<&ViewAge>) -> String {
+    let Some(age) = age else { return String::new() };
+    let parts = [
+        ("workers", age.workers_ms),
+        ("logs", age.logs_ms),
+        ("pointers", age.pointers_ms),
+        ("control state", age.control_ms),
+        ("lease", age.lease_ms),
+    ];
+    let known = parts.into_iter().filter_map(|(part, age)| Some((part, age?)));
+    let known: Vec<String> = known
+        .map(|(part, age)| format!("{part} {}", duration_ms(age)))
+        .collect();
+    match known.is_empty() {
+        true => String::new(),
+        false => format!("Oldest part of the view: {}\n", known.join(", ")),
+    }
 }
 
 /// Says whether the admin that answers acts, and why.

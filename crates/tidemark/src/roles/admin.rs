@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 pub async fn run(args: RoleArgs) -> anyhow::Result<ExitCode> {
     let config: AdminConfig = config::load(&args.config)?;
     let stop = stop::requested(args.exit_on_stdin_close)?;
+    let hangups = reload::hangups()?;
     let seams = Seams::real();
     let wire = credentials(&config.tls, &config.auth, seams.clock.clone())?;
     let service = bind_service("listen", &config.listen, &wire.server).await?;
@@ -66,7 +67,7 @@ pub async fn run(args: RoleArgs) -> anyhow::Result<ExitCode> {
         .seams(seams)
         .build()?;
     let handle = scheduler.handle();
-    reload::on_change(handle.clone(), args.config.clone(), stop.clone())?;
+    reload::on_change(handle.clone(), args.config.clone(), hangups, stop.clone());
     let address = service.address;
     servers
         .serve(service, |routes| {

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// How often the file is looked at. A change counts when two looks see the same, so that a file that is being written is
@@ -48,22 +48,28 @@ fn changed_sections(old: &AdminConfig, new: &AdminConfig) -> Vec<String> {
         .collect()
 }
 
-/// Reads the policy again on SIGHUP and when the file at `path` has changed, until `stop`.
+/// Takes SIGHUP from now on, so that it no longer ends the process: also while store and log are still waited for. One that
+/// comes then is obeyed as soon as there is a scheduler.
 ///
 /// # Errors
 /// When signals cannot be listened to.
+pub(super) fn hangups() -> std::io::Result<Signal> {
+    signal(SignalKind::hangup())
+}
+
+/// Reads the policy again on each of `hangups` and when the file at `path` has changed, until `stop`.
 pub(super) fn on_change(
     handle: SchedulerHandle,
     path: PathBuf,
+    mut hangups: Signal,
     stop: CancellationToken,
-) -> std::io::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
+) {
     tokio::spawn(async move {
         let mut file = WatchedFile::new(look(&path).await);
         let mut interval = tokio::time::interval(LOOK_INTERVAL);
         loop {
             tokio::select! {
-                _ = hangup.recv() => tracing::info!("told to read the policy again"),
+                _ = hangups.recv() => tracing::info!("told to read the policy again"),
                 _ = interval.tick() => {
                     if !file.has_changed(look(&path).await) {
                         continue;
@@ -77,7 +83,6 @@ pub(super) fn on_change(
             }
         }
     });
-    Ok(())
 }
 
 async fn look(path: &Path) -> Option<Vec<u8>> {
