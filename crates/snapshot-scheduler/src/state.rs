@@ -414,7 +414,6 @@ impl State {
         memory.damage.insert(snapshot, detail);
         let older = view
             .entries()
-            .into_iter()
             .skip(restorable)
             .any(|entry| entry.snapshot_id == snapshot);
         self.refresh_suspected(id);

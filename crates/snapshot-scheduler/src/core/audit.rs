@@ -174,7 +174,7 @@ impl AuditMemory {
     pub fn failed(&mut self, now: Moment, pause: Duration) {
         self.failures = self.failures.saturating_add(1);
         self.not_before = now.plus(pause);
-        if self.failures % AUDIT_TRIES == 0 {
+        if self.failures.is_multiple_of(AUDIT_TRIES) {
             self.given_up_at = Some(now);
         }
     }
@@ -281,7 +281,7 @@ pub fn content_due<'a>(
         return None;
     }
     let wanted = policy.restorable_snapshots_min.max(1) as usize;
-    let due = partition.entries().into_iter().take(wanted).filter_map(|entry| {
+    let due = partition.entries().take(wanted).filter_map(|entry| {
         let settled = match partition.trust.get(&entry.snapshot_id) {
             Some(SnapshotTrust::Damaged) => false,
             Some(SnapshotTrust::Verified(level)) => *level >= policy.verify_before_trim,
@@ -319,7 +319,7 @@ pub fn audit_progress(
         let looked_at = partition.audit.looked_at;
         progress.oldest_look = progress.oldest_look.max(now.since(looked_at.unwrap_or_default()));
         progress.looked_at += usize::from(pass.is_some_and(|pass| looked_at >= Some(pass.begun)));
-        for entry in partition.entries().into_iter().take(wanted) {
+        for entry in partition.entries().take(wanted) {
             match partition.audit.read.get(&entry.snapshot_id) {
                 Some(read) => oldest_read = oldest_read.max(Some(read.age(now))),
                 None => all_read = false,
