@@ -36,9 +36,18 @@ test *args:
 demo *args:
     ./scripts/demo.sh {{ args }}
 
-# The long forms of the randomised tests: 50 rounds of kill -9 of a cluster, 200 of a worker, many cases per property.
-soak:
+# The long forms of the randomised tests: 50 rounds of kill -9 of a cluster, 200 of a worker, many cases per property,
+# the large configurations of the models, ten million changed inputs for every reader.
+soak: && (model "--long") fuzz
     TIDEMARK_CHAOS_ROUNDS=50 TIDEMARK_KILL_ROUNDS=200 PROPTEST_CASES=20000 ./scripts/test.sh
+
+# Explores the protocol's models; `--long` adds the large configurations, `--steps` shows counterexamples, words select.
+model *args:
+    ./scripts/run-tool.sh protocol-model {{ args }}
+
+# Feeds changed inputs to everything that reads stored objects and records: [EXECUTIONS] [TARGET].
+fuzz *args:
+    ./scripts/run-tool.sh fuzz-targets {{ args }}
 
 # Known vulnerabilities among the dependencies; needs the network.
 audit:

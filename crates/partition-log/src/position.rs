@@ -112,6 +112,22 @@ pub(crate) fn check_same(found: &Registration, asked: &Registration) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_reader_gets_only_what_is_in_the_log(trim in 0_u64..20, records in 0_u64..20, next in 0_u64..50) {
+            let (trim_point, tail, next) = (Lsn::new(trim), Lsn::new(trim + records + 1), Lsn::new(next));
+            match Step::at(trim_point, tail, next) {
+                Step::Read { end } => prop_assert!(trim_point < next && next < end && end == tail),
+                Step::Wait => prop_assert_eq!(next, tail),
+                Step::Trimmed(at) => prop_assert!(next <= at && at == trim_point),
+                Step::Regressed(at) => prop_assert!(next > at && at == tail),
+            }
+        }
+    }
 
     #[test]
     fn a_reader_is_told_exactly_one_thing_wherever_it_stands() {

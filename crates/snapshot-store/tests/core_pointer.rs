@@ -350,6 +350,24 @@ proptest! {
     }
 
     #[test]
+    fn retention_keeps_the_newest_and_what_is_certified_and_nothing_else(
+        entries in entries(), named in prop::collection::vec(any::<prop::sample::Index>(), 0..3),
+        lsn in 60_u64..80, min in 0_u32..5,
+    ) {
+        let current = pointer(entries.clone());
+        let named: Vec<PointerEntry> = named.iter().map(|pick| entries[pick.index(entries.len())].clone()).collect();
+        let certificate = certificate(1, &named);
+        let newest = entry_of(incarnation(2), lsn, 9_999_999);
+        let retained = retained_after(Some(&current), newest.clone(), Some(&certificate), min);
+        prop_assert_eq!(&retained[0], &newest);
+        let among_newest = min.max(1) as usize - 1;
+        for (place, entry) in entries.iter().enumerate() {
+            let kept = place < among_newest || named.contains(entry);
+            prop_assert_eq!(retained.contains(entry), kept, "{:?}", entry);
+        }
+    }
+
+    #[test]
     fn nothing_that_is_needed_is_ever_deletable(
         entries in entries(), named in prop::collection::vec(any::<prop::sample::Index>(), 0..3),
         up_to in 0_u64..80, generation in 1_u64..4, lsn in 0_u64..80, known in any::<bool>(),

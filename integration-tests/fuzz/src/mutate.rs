@@ -66,11 +66,11 @@ impl Mutator {
         usize::try_from(self.draw() % end).unwrap_or(0)
     }
 
-    /// Returns a stored input with one to six changes.
+    /// Returns a stored input with one to four changes.
     pub fn next_input(&mut self) -> Vec<u8> {
         let pick = self.below(self.inputs.len());
         let mut input = self.inputs[pick].clone();
-        for _ in 0..=self.below(6) {
+        for _ in 0..=self.below(4) {
             self.change(&mut input);
         }
         input.truncate(BYTES_MAX);
@@ -80,7 +80,7 @@ impl Mutator {
     fn change(&mut self, input: &mut Vec<u8>) {
         let at = self.below(input.len() + 1);
         let length = self.below(12).min(input.len() - at);
-        match self.below(9) {
+        match self.below(14) {
             0 if at < input.len() => input[at] ^= 1 << self.below(8),
             1 if at < input.len() => input[at] = self.draw().to_le_bytes()[0],
             2 => {
@@ -95,8 +95,9 @@ impl Mutator {
                 let token = TOKENS[self.below(TOKENS.len())];
                 input.splice(at..at + length, token.iter().copied());
             }
-            5 => self.replace_number(input, at),
-            6 => {
+            // What stays readable gets beyond the parser.
+            8..14 => self.replace_number(input, at),
+            5 => {
                 let other = self.below(self.inputs.len());
                 let other = &self.inputs[other];
                 let from = at.min(other.len());
@@ -104,7 +105,7 @@ impl Mutator {
                 input.truncate(at);
                 input.extend(tail);
             }
-            7 => input.truncate(at),
+            6 => input.truncate(at),
             _ => {
                 let token = TOKENS[self.below(TOKENS.len())];
                 input.splice(at..at, token.iter().copied());

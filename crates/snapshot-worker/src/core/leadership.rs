@@ -206,6 +206,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+
         /// Whatever is written: epochs only grow, each has one leader, and every accepted record is of the term
         /// that was announced last with effect.
         #[test]

@@ -266,17 +266,6 @@ pub fn safe_long() -> Vec<Setup> {
                 ..SMALL
             },
         ),
-        setup(
-            "archive, long: three records, one rotten, one lost",
-            2,
-            Bounds {
-                records: 3,
-                attempts: 4,
-                rotten: 1,
-                snapshot_losses: 1,
-                ..SMALL
-            },
-        ),
     ]
 }
 
