@@ -285,17 +285,17 @@ pub fn describe() {
     describe_gauge!(
         HOLD_AGE_QUANTILE,
         Unit::Seconds,
-        "Quantiles of how long the logs are held that are not merely idle."
+        "Percentiles of how long the logs are held that are not merely idle."
     );
     describe_gauge!(
         HELD_BYTES_QUANTILE,
         Unit::Bytes,
-        "Quantiles of the bytes of records in a log."
+        "Percentiles of the bytes of records in a log."
     );
     describe_gauge!(
         ARCHIVE_LAG_QUANTILE,
         Unit::Count,
-        "Quantiles of the records of a log above its archived LSN."
+        "Percentiles of the records of a log above its archived LSN."
     );
     describe_gauge!(
         ALL_STORED_BYTES,

@@ -439,7 +439,8 @@ proptest! {
     fn nothing_unknown_ever_trims(case in facts(), pick in any::<prop::sample::Index>()) {
         let TrimDecision::Trim(grant) = case.decide() else { return Ok(()) };
         let unknown = grant.snapshots[pick.index(grant.snapshots.len())].snapshot_id;
-        let blanks: [(&str, HoldReason, Box<dyn Fn(&mut Case)>); 5] = [
+        type Blank = Box<dyn Fn(&mut Case)>;
+        let blanks: [(&str, HoldReason, Blank); 5] = [
             ("the log", HoldReason::LogUnavailable, Box::new(|case| case.log = None)),
             ("whether a snapshot is sound", HoldReason::UnverifiedSnapshot, Box::new(move |case| {
                 case.trust.remove(&unknown);

@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// The quantiles that are exported besides the maximum.
-const QUANTILES: [(&str, f64); 3] = [("0.5", 0.5), ("0.9", 0.9), ("0.99", 0.99)];
+/// The percentiles that are exported besides the maximum. The label `quantile` is reserved for summaries.
+const PERCENTILES: [(&str, f64); 3] = [("50", 0.5), ("90", 0.9), ("99", 0.99)];
 
 /// What the store holds of one partition, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -137,11 +137,11 @@ pub(crate) fn totals(all: &[PartitionGauges]) {
 fn distribution(max: &'static str, quantile: &'static str, mut values: Vec<f64>) {
     values.sort_unstable_by(f64::total_cmp);
     gauge!(max).set(values.last().copied().unwrap_or(0.0));
-    for (label, share) in QUANTILES {
+    for (label, share) in PERCENTILES {
         // The nearest rank: a value that a partition has.
         let rank = (share * values.len() as f64).ceil() as usize;
         let value = values.get(rank.saturating_sub(1)).copied().unwrap_or(0.0);
-        gauge!(quantile, "quantile" => label).set(value);
+        gauge!(quantile, "percentile" => label).set(value);
     }
 }
 
@@ -177,8 +177,8 @@ pub(crate) fn withdraw_totals() {
         gauge!(name).set(gone);
     }
     for name in [HOLD_AGE_QUANTILE, HELD_BYTES_QUANTILE, ARCHIVE_LAG_QUANTILE] {
-        for (label, _) in QUANTILES {
-            gauge!(name, "quantile" => label).set(gone);
+        for (label, _) in PERCENTILES {
+            gauge!(name, "percentile" => label).set(gone);
         }
     }
     for (state, _) in StoredBytes::default().by_state() {

@@ -177,9 +177,9 @@ fn quantiles_are_values_that_partitions_have_and_everything_is_withdrawn_again()
     });
     let expected = [
         ("tidemark_admin_log_held_max_bytes ", 200.0),
-        ("tidemark_admin_log_held_quantile_bytes quantile=0.5", 100.0),
-        ("tidemark_admin_log_held_quantile_bytes quantile=0.9", 180.0),
-        ("tidemark_admin_log_held_quantile_bytes quantile=0.99", 198.0),
+        ("tidemark_admin_log_held_quantile_bytes percentile=50", 100.0),
+        ("tidemark_admin_log_held_quantile_bytes percentile=90", 180.0),
+        ("tidemark_admin_log_held_quantile_bytes percentile=99", 198.0),
         ("tidemark_admin_partitions state=degraded", 200.0),
         ("tidemark_admin_partitions state=healthy", 0.0),
         ("tidemark_admin_replicas state=expected", 600.0),
