@@ -101,8 +101,8 @@ impl StateMachine for Journal {
         &[RECORDS]
     }
 
-    fn apply(&self, lsn: Lsn, record: &[u8], state: &mut Transaction<'_>) -> Result<Bytes, ApplyError> {
-        state.put(&RECORDS, &lsn.get().to_be_bytes(), record);
+    fn apply(&self, lsn: Lsn, record: &Bytes, state: &mut Transaction<'_>) -> Result<Bytes, ApplyError> {
+        state.put(&RECORDS, &lsn.get().to_be_bytes(), record.clone());
         Ok(Bytes::new())
     }
 }
