@@ -44,6 +44,24 @@ async fn write(client: &KvClient, prefix: &str, count: u32) -> anyhow::Result<()
     Ok(())
 }
 
+/// Writes, a snapshot's worth after the other, until every log was trimmed.
+async fn write_until_trimmed(cluster: &TestCluster, client: &KvClient) -> anyhow::Result<()> {
+    wait_for("every log to be trimmed", WITHIN, async || {
+        write(client, "kept", 70)
+            .await
+            .map_err(|error| format!("{error:#}"))?;
+        let status = cluster.endpoints().cluster_status().await;
+        let status = status.map_err(|error| error.to_string())?;
+        let trimmed = status.partitions.iter().filter(|view| view.trim_point > Some(0));
+        match trimmed.count() {
+            count if count == PARTITIONS as usize => Ok(()),
+            count => Err(format!("{count} trimmed")),
+        }
+    })
+    .await?;
+    Ok(())
+}
+
 /// Reads what the bucket says: the pointer of each partition.
 async fn pointers(cluster: &TestCluster) -> anyhow::Result<Vec<Pointer>> {
     let repository = Repository::open(&cluster.store_url(), Seams::real())?;
@@ -250,17 +268,7 @@ async fn a_lost_log_is_recovered_from_the_newest_verified_snapshots() -> anyhow:
     let base = env!("CARGO_TARGET_TMPDIR");
     let mut cluster = TestCluster::launch(base, "recover", WORKERS, PARTITIONS, settings()).await?;
     let client = KvClient::connect(cluster.endpoints().worker_urls()).await?;
-    write(&client, "kept", 300).await?;
-    wait_for("every log to be trimmed", WITHIN, async || {
-        let status = cluster.endpoints().cluster_status().await;
-        let status = status.map_err(|error| error.to_string())?;
-        let trimmed = status.partitions.iter().filter(|view| view.trim_point > Some(0));
-        match trimmed.count() {
-            count if count == PARTITIONS as usize => Ok(()),
-            count => Err(format!("{count} trimmed")),
-        }
-    })
-    .await?;
+    write_until_trimmed(&cluster, &client).await?;
     // From here on nothing is snapshotted any more: what follows is in the log alone.
     cluster.run(&["pause", "--reason", "test"], WITHIN).await?;
     write(&client, "lost", 40).await?;

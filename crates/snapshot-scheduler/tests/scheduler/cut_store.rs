@@ -19,6 +19,8 @@ use std::{
 pub(crate) struct CutStore {
     inner: Arc<InMemory>,
     cut: Arc<AtomicBool>,
+    /// The name of the objects that cannot be read, while all others can.
+    unreadable: Arc<Mutex<Option<&'static str>>>,
     /// What somebody else certifies right before the next certificate arrives.
     rival: Arc<Mutex<Option<Rival>>>,
 }
@@ -31,12 +33,18 @@ impl CutStore {
         CutStore {
             inner,
             cut: Arc::default(),
+            unreadable: Arc::default(),
             rival: Arc::default(),
         }
     }
 
     pub(crate) fn set_cut(&self, cut: bool) {
         self.cut.store(cut, Ordering::SeqCst);
+    }
+
+    /// Lets no object of this name be read any more; `None` takes it back.
+    pub(crate) fn cut_reads_of(&self, name: Option<&'static str>) {
+        *self.unreadable.lock().unwrap() = name;
     }
 
     /// Lets `draft` be written by another process right before the next certificate.
@@ -57,11 +65,23 @@ impl CutStore {
     fn check(&self) -> Result<()> {
         match self.cut.load(Ordering::SeqCst) {
             false => Ok(()),
-            true => Err(Error::Generic {
-                store: "cut",
-                source: "no route to the store".into(),
-            }),
+            true => Err(no_route()),
         }
+    }
+
+    fn check_read(&self, path: &Path) -> Result<()> {
+        let name = *self.unreadable.lock().unwrap();
+        match name.is_some() && path.filename() == name {
+            false => self.check(),
+            true => Err(no_route()),
+        }
+    }
+}
+
+fn no_route() -> Error {
+    Error::Generic {
+        store: "cut",
+        source: "no route to the store".into(),
     }
 }
 
@@ -89,7 +109,7 @@ impl ObjectStore for CutStore {
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
-        self.check()?;
+        self.check_read(path)?;
         self.inner.get_opts(path, options).await
     }
 

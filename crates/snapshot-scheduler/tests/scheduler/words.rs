@@ -115,19 +115,20 @@ fn every_decline_is_counted_under_the_word_of_the_worker() {
 }
 
 #[test]
-fn a_store_that_goes_away_before_a_trim_holds_it() {
+fn a_pointer_that_cannot_be_read_before_a_trim_holds_it() {
     counted(async |_| {
         let cluster = Cluster::new(1).await;
         let store = CutStore::around(cluster.shared.store.clone());
         let running = trimmed_by(&cluster, start_on(&cluster, &store)).await;
-        store.set_cut(true);
+        // All of it gone is `control-unreadable`: that is read first.
+        store.cut_reads_of(Some("latest.json"));
         let mode = TrimMode {
             force: false,
             dry_run: false,
         };
         let reports = running.handle.trim(&[], mode).await;
         assert_eq!(reports[0].result, TrimResult::Held(HoldReason::StoreUnavailable));
-        store.set_cut(false);
+        store.cut_reads_of(None);
         running.stop().await;
     });
 }
