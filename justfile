@@ -32,6 +32,27 @@ demo *args:
 soak:
     TIDEMARK_CHAOS_ROUNDS=50 TIDEMARK_KILL_ROUNDS=200 PROPTEST_CASES=20000 ./scripts/test.sh
 
+# Simulated clusters under faults, one seed each: `just sim 1000 --first 5000 --counters`.
+sim seeds="150" *args:
+    #!/usr/bin/env bash
+    source scripts/lib.sh
+    need_build_tools
+    use_rocksdb_archive
+    in_root cargo build --locked -p simulation --all-targets
+    "$CARGO_TARGET_DIR/debug/sim" {{ seeds }} {{ args }}
+
+# One seed again; says where its trace and the logs of its nodes are.
+sim-replay seed log="info":
+    #!/usr/bin/env bash
+    source scripts/lib.sh
+    need_build_tools
+    use_rocksdb_archive
+    in_root cargo build --locked -p simulation --all-targets
+    folder=$CARGO_TARGET_DIR/simulation/{{ seed }}
+    mkdir -p "$folder"
+    say "trace and log are in $folder"
+    "$CARGO_TARGET_DIR/debug/sim-seed" {{ seed }} --trace "$folder/trace" --log {{ log }} 2>"$folder/log"
+
 # Known vulnerabilities among the dependencies; needs the network.
 audit:
     #!/usr/bin/env bash

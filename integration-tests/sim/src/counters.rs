@@ -1,8 +1,6 @@
 //! Counts which branches a run took: the product's own metrics, and what the simulation adds.
 
-use metrics::{
-    Counter, CounterFn, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
-};
+use metrics::{Counter, CounterFn, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},

@@ -5,13 +5,11 @@
 use crate::truth::Truth;
 use bytes::Bytes;
 use futures::FutureExt;
-use object_store::{ObjectStore, ObjectStoreExt, memory::InMemory, path::Path};
+use object_store::{ObjectStoreExt, memory::InMemory, path::Path};
 use partition_log::{Log, memory::MemoryLog};
 use snapshot_store::{
     ContentHash, Lsn, PartitionId, SnapshotId,
-    format::{
-        Certificate, ClusterRecord, Keys, Manifest, Pointer, PointerEntry, SnapshotDirectory, Stored,
-    },
+    format::{Certificate, ClusterRecord, Keys, Manifest, Pointer, PointerEntry, SnapshotDirectory, Stored},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,9 +28,11 @@ pub(crate) struct Acknowledged {
 struct Published {
     lsn: Lsn,
     generation: u64,
-    /// Its objects with the version they had.
-    objects: BTreeMap<Path, Option<String>>,
+    objects: Objects,
 }
+
+/// Objects with the version and the content they had. A put that lands twice makes a new version of the same content.
+type Objects = BTreeMap<Path, (Option<String>, ContentHash)>;
 
 /// What is known of one partition.
 struct Partition {
@@ -131,23 +131,29 @@ impl Oracle {
             return;
         };
         let place = (directory.generation, directory.lsn);
-        let latest = pointer.latest().map(|entry| (entry.incarnation.generation, entry.lsn));
+        let latest = pointer
+            .latest()
+            .map(|entry| (entry.incarnation.generation, entry.lsn));
         let retained = pointer
             .snapshots
             .iter()
             .any(|entry| entry.snapshot_id == directory.snapshot_id);
         if retained || latest.is_none_or(|latest| place >= latest) {
-            self.violations
-                .push(format!("rule 5: {path} was deleted, the pointer's latest is {latest:?}"));
+            self.violations.push(format!(
+                "rule 5: {path} was deleted, the pointer's latest is {latest:?}"
+            ));
         }
         let certified = self.certificate(partition).is_some_and(|certificate| {
             !certificate.names(directory.snapshot_id)
                 && directory.lsn < certificate.up_to
-                && certificate.oldest_lsn().is_some_and(|oldest| directory.lsn < oldest)
+                && certificate
+                    .oldest_lsn()
+                    .is_some_and(|oldest| directory.lsn < oldest)
         });
         if !certified {
-            self.violations
-                .push(format!("rule 5: {path} was deleted, and no certificate is above it"));
+            self.violations.push(format!(
+                "rule 5: {path} was deleted, and no certificate is above it"
+            ));
         }
     }
 
@@ -165,7 +171,9 @@ impl Oracle {
     /// Rule 1, after a trim took place.
     pub(crate) fn after_trim(&mut self, partition: PartitionId) -> Lsn {
         let info = self.log.info(partition).now_or_never();
-        let trim_point = info.and_then(Result::ok).map_or(Lsn::ZERO, |info| info.trim_point);
+        let trim_point = info
+            .and_then(Result::ok)
+            .map_or(Lsn::ZERO, |info| info.trim_point);
         if let Some(known) = self.partitions.get_mut(&partition) {
             known.trim_point = trim_point;
         }
@@ -181,11 +189,14 @@ impl Oracle {
 
     fn check_pointer(&mut self, partition: PartitionId) {
         let Some(pointer) = self.pointer(partition) else {
-            self.violations
-                .push(format!("rule 2: the pointer of partition {partition} is gone or unreadable"));
+            self.violations.push(format!(
+                "rule 2: the pointer of partition {partition} is gone or unreadable"
+            ));
             return;
         };
-        let latest = pointer.latest().map(|entry| (entry.incarnation.generation, entry.lsn));
+        let latest = pointer
+            .latest()
+            .map(|entry| (entry.incarnation.generation, entry.lsn));
         let Some(known) = self.partitions.get_mut(&partition) else {
             return;
         };
@@ -209,7 +220,10 @@ impl Oracle {
 
     /// Rules 2 and 3: what the pointer begins to name is complete, and is the state that the log amounts to.
     fn check_published(&mut self, partition: PartitionId, entry: &PointerEntry) {
-        let shown = format!("snapshot {} of partition {partition} at {}", entry.snapshot_id, entry.lsn);
+        let shown = format!(
+            "snapshot {} of partition {partition} at {}",
+            entry.snapshot_id, entry.lsn
+        );
         let objects = match self.complete(partition, entry) {
             Ok((manifest, objects)) => {
                 let truth = self.truth(partition).and_then(|truth| truth.at(entry.lsn));
@@ -239,12 +253,7 @@ impl Oracle {
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "it is taken apart at once")]
-    fn complete(
-        &self,
-        partition: PartitionId,
-        entry: &PointerEntry,
-    ) -> Result<(Manifest, BTreeMap<Path, Option<String>>), String> {
+    fn complete(&self, partition: PartitionId, entry: &PointerEntry) -> Result<(Manifest, Objects), String> {
         let key = Keys::manifest(partition, &entry.path);
         let path = Path::from(key.as_str());
         let (bytes, version) = self.get(&path).ok_or("it has no manifest")?;
@@ -252,14 +261,14 @@ impl Oracle {
             return Err("its manifest is another one".to_owned());
         }
         let manifest = Manifest::decode(&key, &bytes).map_err(|error| error.to_string())?;
-        let mut objects = BTreeMap::from([(path, version)]);
+        let mut objects = BTreeMap::from([(path, (version, entry.manifest_hash))]);
         for file in &manifest.files {
             let path = Path::from(Keys::file(partition, &entry.path, &file.name));
             let (bytes, version) = self.get(&path).ok_or_else(|| format!("{path} is missing"))?;
             if bytes.len() as u64 != file.bytes || ContentHash::of(&bytes) != file.hash {
                 return Err(format!("{path} has another content"));
             }
-            objects.insert(path, version);
+            objects.insert(path, (version, file.hash));
         }
         Ok((manifest, objects))
     }
@@ -290,10 +299,10 @@ impl Oracle {
     }
 
     fn is_intact(&self, published: &Published) -> bool {
-        published
-            .objects
-            .iter()
-            .all(|(path, version)| self.version(path).as_ref() == Some(version))
+        published.objects.iter().all(|(path, (version, hash))| {
+            let same = |(content, _): (Bytes, _)| ContentHash::of(&content) == *hash;
+            self.version(path).as_ref() == Some(version) || self.get(path).is_some_and(same)
+        })
     }
 
     /// Returns the objects of one of the two newest snapshots of a partition that has lost none so far: what a fault may
@@ -311,7 +320,11 @@ impl Oracle {
             return None;
         }
         let entry = &pointer.snapshots[pick(2)];
-        let published = self.partitions.get(&partition)?.published.get(&entry.snapshot_id)?;
+        let published = self
+            .partitions
+            .get(&partition)?
+            .published
+            .get(&entry.snapshot_id)?;
         let objects = published.objects.keys().cloned().collect();
         self.damaged.insert(partition);
         Some(objects)

@@ -129,12 +129,16 @@ impl Plan {
 
     /// Returns the names of the admins.
     pub fn admin_names(&self) -> Vec<String> {
-        (1..=self.admins).map(|number| format!("admin-{number}")).collect()
+        (1..=self.admins)
+            .map(|number| format!("admin-{number}"))
+            .collect()
     }
 
     /// Returns the names of the workers.
     pub fn worker_names(&self) -> Vec<String> {
-        (1..=self.workers).map(|number| format!("worker-{number}")).collect()
+        (1..=self.workers)
+            .map(|number| format!("worker-{number}"))
+            .collect()
     }
 }
 

@@ -49,7 +49,9 @@ fn append(
         Ok(last) => {
             let known = world.oracle(|oracle| Some(oracle.truth(partition)?.append(&batch)));
             if known != Some(*last) {
-                world.violate(format!("the log of {partition} is at {last}, its records are at {known:?}"));
+                world.violate(format!(
+                    "the log of {partition} is at {last}, its records are at {known:?}"
+                ));
             }
             world.event(format!("log {partition} appended up to {last}"));
         }
@@ -72,7 +74,9 @@ fn trim(
     let trimmed = world.log().trim(partition, incarnation, up_to).now_or_never();
     let trim_point = world.oracle(|oracle| oracle.after_trim(partition));
     world.counters().count("trim executed");
-    world.event(format!("log {partition} trimmed to {trim_point}, asked for {up_to}"));
+    world.event(format!(
+        "log {partition} trimmed to {trim_point}, asked for {up_to}"
+    ));
     trimmed.unwrap_or_else(|| Err(SimLog::unavailable(partition)))
 }
 
@@ -138,8 +142,9 @@ impl Log for SimLog {
         let read = self.0.log().read(partition, incarnation, from).await;
         if let Err(ReadError::Trimmed { trim_point }) = &read {
             self.0.counters().count("reader met a trim gap");
-            self.0
-                .event(format!("log {partition} has no {from}, it is trimmed to {trim_point}"));
+            self.0.event(format!(
+                "log {partition} has no {from}, it is trimmed to {trim_point}"
+            ));
         }
         read
     }

@@ -160,7 +160,10 @@ impl StateStore for MemoryState {
         let names = write_tables(&self.dir, &self.pairs())?;
         for entry in fs::read_dir(&self.dir).map_err(failed(&self.dir))? {
             let path = entry.map_err(failed(&self.dir))?.path();
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
             if name.ends_with(".tbl") && !names.iter().any(|kept| kept == name) {
                 fs::remove_file(&path).map_err(failed(&path))?;
             }

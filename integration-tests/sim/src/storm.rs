@@ -7,7 +7,6 @@ use crate::{
     oracle::Oracle,
     plan::{FaultClass, Plan},
     report::Report,
-    sim_store::SimStore,
     world::World,
 };
 use futures::FutureExt;
@@ -123,7 +122,7 @@ pub fn run(plan: Plan, options: Options) -> anyhow::Result<Report> {
         world.violate("something panicked");
     }
     let simulated = storm.now;
-    let (trace_hash, events) = world.trace();
+    let (trace_hash, events) = world.end_trace();
     Ok(Report {
         seed: world.plan().seed,
         trace_hash,
@@ -159,7 +158,9 @@ impl Storm<'_> {
         }
         for name in plan.admin_names() {
             let (host, node, cluster) = (world.clone(), name.clone(), cluster.clone());
-            sim.host(name, move || nodes::admin(host.clone(), node.clone(), cluster.clone()));
+            sim.host(name, move || {
+                nodes::admin(host.clone(), node.clone(), cluster.clone())
+            });
         }
         for number in 1..=CLIENTS {
             let name = format!("client-{number}");
@@ -320,7 +321,9 @@ impl Storm<'_> {
                 oracle.choose_victim(PartitionId::new(partition), |bound| draw as usize % bound)
             });
             let Some(objects) = victim else { continue };
-            self.world.counters().count(&format!("damage done {}", class.as_str()));
+            self.world
+                .counters()
+                .count(&format!("damage done {}", class.as_str()));
             let first = draw as usize % objects.len();
             let raw = self.world.raw().clone();
             match class {
@@ -368,9 +371,8 @@ impl Storm<'_> {
                     let truth = oracle.truth(partition);
                     truth.map_or((None, Lsn::ZERO), |truth| (truth.at(facts.lsn), truth.last()))
                 });
-                let right = truth.is_some_and(|truth| {
-                    truth.chain == facts.chain_hash && truth.digest() == facts.digest
-                });
+                let right = truth
+                    .is_some_and(|truth| truth.chain == facts.chain_hash && truth.digest() == facts.digest);
                 if !right {
                     self.world.violate(format!(
                         "rule 3: partition {partition} on {name} at {} is not what the log amounts to",
@@ -431,24 +433,14 @@ impl Storm<'_> {
             }
         }
         for what in &wrong {
-            self.world
-                .violate(format!("not well {} s after the storm: {what}", CALM_MAX.as_secs()));
+            self.world.violate(format!(
+                "not well {} s after the storm: {what}",
+                CALM_MAX.as_secs()
+            ));
         }
         let writes = self.world.oracle(Oracle::check_acknowledged);
-        self.world.event(format!("{writes} acknowledged writes are there"));
-        self.compare_restored(&partitions);
+        self.world
+            .event(format!("{writes} acknowledged writes are there"));
         Ok(self.now - begun)
-    }
-
-    /// Counts what the store offers in the end: a restore from it is what rule 1 is for.
-    fn compare_restored(&self, partitions: &[PartitionId]) {
-        // The name of a node that no fault reaches any more.
-        let _store = SimStore::new(self.world.clone(), "reader");
-        for partition in partitions {
-            let pointer = self.world.oracle(|oracle| oracle.pointer(*partition));
-            let latest = pointer.as_ref().and_then(|pointer| pointer.latest().map(|entry| entry.lsn));
-            self.world
-                .event(format!("partition {partition} can be restored at {latest:?}"));
-        }
     }
 }

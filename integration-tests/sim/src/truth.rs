@@ -55,7 +55,10 @@ impl Replayed {
 }
 
 fn change(pairs: &mut BTreeMap<Bytes, Bytes>, command: &[u8]) {
-    let Some(operation) = KvCommand::decode(command).ok().and_then(|command| command.operation) else {
+    let Some(operation) = KvCommand::decode(command)
+        .ok()
+        .and_then(|command| command.operation)
+    else {
         return;
     };
     match operation.change {
