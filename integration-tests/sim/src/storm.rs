@@ -214,11 +214,11 @@ impl Storm<'_> {
     fn draw_crashes(&mut self) {
         let plan = self.world.plan().clone();
         let nodes = [plan.worker_names(), plan.worker_names(), plan.admin_names()].concat();
-        if self.world.strikes(FaultClass::Crash, 0.008) {
+        if self.world.strikes(FaultClass::Crash, 0.012) {
             let node = self.any(&nodes);
             self.crash(&node, false);
         }
-        if self.world.strikes(FaultClass::Wipe, 0.003) {
+        if self.world.strikes(FaultClass::Wipe, 0.008) {
             let node = self.any(&plan.worker_names());
             self.crash(&node, true);
         }
