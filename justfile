@@ -41,6 +41,22 @@ demo *args:
 soak: && (model "--long") fuzz
     TIDEMARK_CHAOS_ROUNDS=50 TIDEMARK_KILL_ROUNDS=200 PROPTEST_CASES=20000 ./scripts/test.sh
 
+# Simulated clusters under faults, one seed each: `just sim 1000 --first 5000 --counters`.
+sim seeds="150" *args:
+    ./scripts/run-tool.sh sim {{ seeds }} {{ args }}
+
+# One seed again; says where its trace and the logs of its nodes are.
+sim-replay seed log="info":
+    #!/usr/bin/env bash
+    source scripts/lib.sh
+    need_build_tools
+    use_rocksdb_archive
+    build_tidemark --workspace --all-targets
+    folder=$CARGO_TARGET_DIR/simulation/{{ seed }}
+    mkdir -p "$folder"
+    say "trace and log are in $folder"
+    "$CARGO_TARGET_DIR/debug/sim-seed" {{ seed }} --trace "$folder/trace" --log {{ log }} 2>"$folder/log"
+
 # Explores the protocol's models; `--long` adds the large configurations, `--steps` shows counterexamples, words select.
 model *args:
     ./scripts/run-tool.sh protocol-model {{ args }}

@@ -178,7 +178,7 @@ claim_target() {
     local owner=$CARGO_TARGET_DIR/clone crate
     [ "$(cat "$owner" 2>/dev/null)" != "$TIDEMARK_ROOT" ] || return 0
     mkdir -p "$CARGO_TARGET_DIR"
-    for crate in "$TIDEMARK_ROOT"/crates/* integration-tests protocol-model fuzz-targets; do
+    for crate in "$TIDEMARK_ROOT"/crates/* existing-service ledger admin-node integration-tests protocol-model fuzz-targets simulation; do
         rm -rf "$CARGO_TARGET_DIR"/*/.fingerprint/"$(basename "$crate")"-*
     done
     printf '%s\n' "$TIDEMARK_ROOT" >"$owner"

@@ -3,11 +3,12 @@
 #
 #   scripts/run-tool.sh protocol-model [--long] [--steps] [WORDS...]
 #   scripts/run-tool.sh fuzz-targets [EXECUTIONS] [TARGET]
+#   scripts/run-tool.sh sim SEEDS [--first SEED] [--counters]
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 case ${1:-} in
-protocol-model | fuzz-targets) tool=$1 && shift ;;
+protocol-model | fuzz-targets | sim) tool=$1 && shift ;;
 *)
     sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"
     exit 2 ;;

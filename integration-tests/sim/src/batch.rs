@@ -5,10 +5,17 @@ use anyhow::Context as _;
 use std::{
     collections::BTreeMap,
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
     sync::atomic::{AtomicUsize, Ordering},
     thread,
+    time::Duration,
 };
+use tokio::time::Instant;
+
+/// How long one run may take, in real time: one that takes longer stands still, because something in it spins.
+const RUN_MAX: Duration = Duration::from_secs(240);
+/// How often a run is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Runs `seeds`, as many at once as there are processors, with `program` (the `sim-seed` binary). Calls `each` as
 /// reports arrive; returns them in the order of the seeds.
@@ -53,17 +60,26 @@ pub fn run(
 /// # Errors
 /// When the process cannot be started or says nothing that can be understood.
 pub fn run_one(program: &Path, seed: u64, storm_seconds: u64) -> anyhow::Result<Report> {
-    let output = Command::new(program)
+    let mut process = Command::new(program)
         .arg(seed.to_string())
         .args(["--storm-seconds", &storm_seconds.to_string()])
-        .output()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
         .with_context(|| format!("{} cannot be started", program.display()))?;
-    serde_json::from_slice(&output.stdout).with_context(|| {
-        format!(
-            "seed {seed} made no report; replay it with `just sim-replay {seed}`: {}",
-            String::from_utf8_lossy(&output.stderr)
-        )
-    })
+    // A report is shorter than what a pipe holds, so that it is written whether or not somebody reads.
+    let deadline = Instant::now() + RUN_MAX;
+    while process.try_wait()?.is_none() {
+        if Instant::now() > deadline {
+            process.kill()?;
+            process.wait()?;
+            anyhow::bail!("seed {seed} does not end; replay it with `just sim-replay {seed}`");
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+    let output = process.wait_with_output()?;
+    serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("seed {seed} made no report; replay it with `just sim-replay {seed}`"))
 }
 
 /// Adds the counters of all reports.

@@ -5,7 +5,7 @@
 use crate::truth::Truth;
 use bytes::Bytes;
 use futures::FutureExt;
-use object_store::{ObjectStore, ObjectStoreExt, memory::InMemory, path::Path};
+use object_store::{ObjectStoreExt, memory::InMemory, path::Path};
 use partition_log::{Log, memory::MemoryLog};
 use snapshot_store::{
     ContentHash, Lsn, PartitionId, SnapshotId,
@@ -28,9 +28,11 @@ pub(crate) struct Acknowledged {
 struct Published {
     lsn: Lsn,
     generation: u64,
-    /// Its objects with the version they had.
-    objects: BTreeMap<Path, Option<String>>,
+    objects: Objects,
 }
+
+/// Objects with the version and the content they had. A put that lands twice makes a new version of the same content.
+type Objects = BTreeMap<Path, (Option<String>, ContentHash)>;
 
 /// What is known of one partition.
 struct Partition {
@@ -251,12 +253,7 @@ impl Oracle {
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "it is taken apart at once")]
-    fn complete(
-        &self,
-        partition: PartitionId,
-        entry: &PointerEntry,
-    ) -> Result<(Manifest, BTreeMap<Path, Option<String>>), String> {
+    fn complete(&self, partition: PartitionId, entry: &PointerEntry) -> Result<(Manifest, Objects), String> {
         let key = Keys::manifest(partition, &entry.path);
         let path = Path::from(key.as_str());
         let (bytes, version) = self.get(&path).ok_or("it has no manifest")?;
@@ -264,14 +261,14 @@ impl Oracle {
             return Err("its manifest is another one".to_owned());
         }
         let manifest = Manifest::decode(&key, &bytes).map_err(|error| error.to_string())?;
-        let mut objects = BTreeMap::from([(path, version)]);
+        let mut objects = BTreeMap::from([(path, (version, entry.manifest_hash))]);
         for file in &manifest.files {
             let path = Path::from(Keys::file(partition, &entry.path, &file.name));
             let (bytes, version) = self.get(&path).ok_or_else(|| format!("{path} is missing"))?;
             if bytes.len() as u64 != file.bytes || ContentHash::of(&bytes) != file.hash {
                 return Err(format!("{path} has another content"));
             }
-            objects.insert(path, version);
+            objects.insert(path, (version, file.hash));
         }
         Ok((manifest, objects))
     }
@@ -302,10 +299,10 @@ impl Oracle {
     }
 
     fn is_intact(&self, published: &Published) -> bool {
-        published
-            .objects
-            .iter()
-            .all(|(path, version)| self.version(path).as_ref() == Some(version))
+        published.objects.iter().all(|(path, (version, hash))| {
+            let same = |(content, _): (Bytes, _)| ContentHash::of(&content) == *hash;
+            self.version(path).as_ref() == Some(version) || self.get(path).is_some_and(same)
+        })
     }
 
     /// Returns the objects of one of the two newest snapshots of a partition that has lost none so far: what a fault may

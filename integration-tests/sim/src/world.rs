@@ -159,9 +159,13 @@ impl World {
         self.state().violations.clone()
     }
 
-    /// Returns hash and number of lines of the trace so far.
-    pub(crate) fn trace(&self) -> (String, u64) {
-        let state = self.state();
+    /// Ends the trace; returns its hash and its number of lines.
+    pub(crate) fn end_trace(&self) -> (String, u64) {
+        let mut state = self.state();
+        if let Some(mut trace) = state.trace.take() {
+            // As above.
+            let _ = trace.flush();
+        }
         (state.hasher.finalize().to_hex()[..32].to_owned(), state.events)
     }
 
@@ -172,10 +176,6 @@ impl World {
 
     pub(crate) fn set_now(&self, now: Duration) {
         self.state().now = now;
-    }
-
-    pub(crate) fn is_calm(&self) -> bool {
-        self.state().calm
     }
 
     /// Ends the storm: no fault begins any more.

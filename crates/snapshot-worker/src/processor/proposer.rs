@@ -178,6 +178,8 @@ impl Proposer {
     /// Returns what to append now, when everything up to `applied` was applied. The caller appends it and reports
     /// to [`Proposer::appended`].
     pub(super) fn next_append(&mut self, applied: Lsn, now: Instant) -> Option<Append> {
+        // A pause that is over wakes nobody any more, whatever still keeps the batch from being sent.
+        self.retry_at = self.retry_at.filter(|at| now < *at);
         if self.in_flight || applied.next() < self.read_to {
             return None;
         }
@@ -186,7 +188,7 @@ impl Proposer {
             self.retry_at = None;
             self.batch = self.announcement().or_else(|| self.join_proposals());
         }
-        if self.retry_at.is_some_and(|at| now < at) {
+        if self.retry_at.is_some() {
             return None;
         }
         let batch = self.batch.as_ref()?;

@@ -313,3 +313,20 @@ fn whoever_waits_when_the_partition_halts_is_told_the_truth() {
     ));
     assert!(world.proposer.leading().is_none());
 }
+
+#[test]
+fn an_append_that_is_tried_again_does_not_keep_its_task_awake_until_it_is_answered() {
+    let mut world = World::new();
+    world.step(Step::Lead);
+    world.step(Step::Answer(Fate::Refused));
+    assert!(world.in_flight.is_some(), "the pause is over");
+    assert_eq!(world.proposer.retry_at(), None);
+    // Nor does one that has to read first.
+    world.step(Step::Strange);
+    world.step(Step::Answer(Fate::Lost));
+    world.step(Step::Answer(Fate::Told));
+    assert!(world.in_flight.is_none(), "its expected tail was wrong");
+    world.now += Duration::from_secs(60);
+    world.step(Step::Release);
+    assert_eq!(world.proposer.retry_at(), None);
+}
