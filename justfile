@@ -36,8 +36,10 @@ test *args:
 demo *args:
     ./scripts/demo.sh {{ args }}
 
-# The long forms of the randomised tests: 50 rounds of kill -9 of a cluster, 200 of a worker, many cases per property,
-# the large configurations of the models, ten million changed inputs for every reader.
+# 50 rounds of kill -9 of a cluster, 200 of a worker, 20,000 cases per property where no number is fixed; then the large
+# configurations of the models, and ten million changed inputs for every reader.
+
+# The long forms of the randomised tests, of the models and of the fuzz runs.
 soak: && (model "--long") fuzz
     TIDEMARK_CHAOS_ROUNDS=50 TIDEMARK_KILL_ROUNDS=200 PROPTEST_CASES=20000 ./scripts/test.sh
 
