@@ -7,6 +7,7 @@
 //! | who is asked to lead | [`decide_leadership`] |
 //! | does evidence forbid trimming | [`chain_mismatch`], [`highest_claim`], [`view_hold`], [`version_hold`] |
 //! | which admin acts, and what to do about the lease | [`standing`], [`decide_lease`] |
+//! | what is the matter with a partition, and what is missing for its next step | [`condition()`], [`until_snapshot`] |
 //! | how far to trim | `snapshot_store::core::trim_up_to` |
 
 mod begun;
