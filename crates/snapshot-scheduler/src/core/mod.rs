@@ -8,6 +8,7 @@
 //! | does evidence forbid trimming | [`chain_mismatch`], [`highest_claim`], [`view_hold`], [`version_hold`] |
 //! | what is looked at again | [`decide_audit`], [`content_due`] |
 //! | which admin acts, and what to do about the lease | [`standing`], [`decide_lease`] |
+//! | what is the matter with a partition, and what is missing for its next step | [`condition()`], [`until_snapshot`] |
 //! | how far to trim | `snapshot_store::core::trim_up_to` |
 
 mod audit;
