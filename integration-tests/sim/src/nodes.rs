@@ -11,7 +11,7 @@ use object_store::path::Path;
 use partition_log::remote::{
     RemoteLog, RemoteLogAdmin, endpoint, log_admin_service, log_service, server_builder,
 };
-use snapshot_scheduler::{GrpcWorker, Policy, Scheduler, SchedulerOptions, WorkerSpec};
+use snapshot_scheduler::{GrpcWorker, LogParts, Policy, Scheduler, SchedulerOptions, WorkerSpec};
 use snapshot_store::{
     Incremental, NodeId, PartitionId, Repository, StoreOptions,
     format::{ClusterRecord, VerifyLevel},
@@ -131,6 +131,7 @@ fn pace(world: &World) -> SchedulerOptions {
         tick_interval_ms: 500,
         assign_leaders: true,
         lease_term_ms: if world.plan().lease { 3000 } else { 0 },
+        ..SchedulerOptions::default()
     }
 }
 
@@ -154,9 +155,11 @@ pub(crate) async fn admin(world: World, name: String, cluster: ClusterRecord) ->
         .admin(NodeId::new(name.clone())?)
         .address(net::url(&name))
         .cluster(&cluster)
-        .log(Arc::new(remote_log()?))
-        .log_admin(Arc::new(log_admin))
-        .repository(repository(&world, &name))
+        .log(Arc::new(LogParts {
+            log: Arc::new(remote_log()?),
+            admin: Arc::new(log_admin),
+        }))
+        .store(repository(&world, &name))
         .workers(workers)
         .build()?;
     let handle = scheduler.handle();

@@ -149,7 +149,7 @@ impl StateStore for MemoryState {
         let pairs = Arc::make_mut(&mut pairs);
         for (key, value) in changes {
             match value {
-                Some(value) => pairs.insert(key.clone(), value.clone()),
+                Some(value) => pairs.insert(key.clone(), value.to_vec()),
                 None => pairs.remove(key),
             };
         }
