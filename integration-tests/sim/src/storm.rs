@@ -341,7 +341,7 @@ impl Storm<'_> {
                     self.world.oracle(|oracle| oracle.after_write(&path));
                 }
                 _ => {
-                    let count = if draw % 2 == 0 { 1 } else { objects.len() };
+                    let count = if draw.is_multiple_of(2) { 1 } else { objects.len() };
                     for path in objects.iter().cycle().skip(first).take(count) {
                         self.world.event(format!("a lifecycle rule deletes {path}"));
                         raw.delete(path).now_or_never();

@@ -57,7 +57,7 @@ fn program() -> &'static Path {
 }
 
 fn run(seeds: &[u64], storm_seconds: u64) -> Vec<Report> {
-    batch::run(program(), seeds, storm_seconds, |_| {}).unwrap()
+    batch::run(program(), seeds, storm_seconds, |_| {}).expect("every seed is run")
 }
 
 #[test]
