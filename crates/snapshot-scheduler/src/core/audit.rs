@@ -174,7 +174,7 @@ impl AuditMemory {
     pub fn failed(&mut self, now: Moment, pause: Duration) {
         self.failures = self.failures.saturating_add(1);
         self.not_before = now.plus(pause);
-        if self.failures % AUDIT_TRIES == 0 {
+        if self.failures.is_multiple_of(AUDIT_TRIES) {
             self.given_up_at = Some(now);
         }
     }
