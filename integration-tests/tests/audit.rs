@@ -194,7 +194,14 @@ async fn found_and_healed(cluster: &TestCluster, partition: u32, damage: Damage)
         (damaged.is_empty() && further).then_some(())
     })
     .await?;
-    ensure!(metric(cluster, "tidemark_admin_damaged_partitions", &[])? == 0.0);
+    // The next tick exports it.
+    wait_for("the gauge to clear", WITHIN, async || {
+        match metric(cluster, "tidemark_admin_damaged_partitions", &[]) {
+            Ok(0.0) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await?;
     let after = log_info(cluster.endpoints(), partition).await?.trim_point;
     check_trim_point(&cluster.bucket_dir(), partition, after)?;
     eprintln!(
@@ -227,9 +234,10 @@ async fn snapshots_that_vanish_or_change_are_found_held_and_healed_on_busy_and_i
     found_and_healed(&cluster, IDLE, Damage::Vanished).await?;
     found_and_healed(&cluster, IDLE, Damage::Flipped).await?;
     let since = log_info(cluster.endpoints(), IDLE).await?.tail - at_rest;
+    // One for each new snapshot, except where something was applied above the damaged one already.
     ensure!(
-        (4..=20).contains(&since),
-        "{since} records were appended to the idle partition: one is needed for each new snapshot"
+        (2..=20).contains(&since),
+        "{since} records were appended to the idle partition"
     );
 
     let stop = CancellationToken::new();
