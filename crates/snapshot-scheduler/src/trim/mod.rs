@@ -245,6 +245,11 @@ async fn read_all(ctx: &Context, id: PartitionId, reads: &mut Reads) -> Result<(
     }
     // The control state that was just read may hold the partition.
     hold_by_view(ctx, id)?;
+    reads.pointer = limited(ctx.repository.pointer(id)).await?.map(|read| read.value);
+    reads.certificate = limited(ctx.repository.certificate(id))
+        .await?
+        .map(|read| read.value);
+    // After the pointer: else a snapshot published meanwhile would lie above the tail, as if the log had lost records.
     match observe::read_log(ctx, id).await {
         Ok((facts, held_bytes)) => {
             reads.log = Some(facts);
@@ -252,10 +257,6 @@ async fn read_all(ctx: &Context, id: PartitionId, reads: &mut Reads) -> Result<(
         }
         Err(error) => reads.log_error = Some(error.to_string()),
     }
-    reads.pointer = limited(ctx.repository.pointer(id)).await?.map(|read| read.value);
-    reads.certificate = limited(ctx.repository.certificate(id))
-        .await?
-        .map(|read| read.value);
     let instants = ctx.instants();
     ctx.lock()
         .apply_pointer(id, reads.pointer.clone(), reads.certificate.as_ref(), instants);

@@ -14,6 +14,7 @@ mod evidence;
 mod forks;
 mod holds;
 mod lease;
+mod overtaken;
 mod plan;
 mod plan_properties;
 mod prices;
