@@ -11,10 +11,12 @@ use snapshot_store::{
 use std::time::Duration;
 
 mod partitions;
+mod requests;
 
 pub(crate) use partitions::{
     PartitionGauges, StoredBytes, partition, totals, withdraw_partition, withdraw_totals,
 };
+pub(crate) use requests::{RequestKind, request};
 
 const REQUESTED: &str = "tidemark_admin_snapshots_requested_total";
 const OUTCOMES: &str = "tidemark_admin_snapshot_outcomes_total";
@@ -78,6 +80,16 @@ pub const LABELS: &[(&str, &[&str])] = &[
     (TAIL, &["partition"]),
     (STORED_BYTES, &["partition", "state"]),
     (ALL_STORED_BYTES, &["state"]),
+    (POLL_SECONDS, &["of"]),
+    (VIEW_AGE, &["part"]),
+    (LEASE_STATE, &["state"]),
+    (PARTITION_REPLICAS, &["partition", "state"]),
+    (PARTITIONS, &["state"]),
+    (REPLICAS, &["state"]),
+    (HELD_PARTITIONS, &["reason"]),
+    (HOLD_AGE_QUANTILE, &["percentile"]),
+    (HELD_BYTES_QUANTILE, &["percentile"]),
+    (ARCHIVE_LAG_QUANTILE, &["percentile"]),
 ];
 
 /// How a snapshot that was asked for ended.
@@ -389,59 +401,6 @@ pub(crate) fn log_poll(took: Duration) {
 pub(crate) fn view_age(part: &'static str, age: Option<Duration>) {
     if let Some(age) = age {
         gauge!(VIEW_AGE, "part" => part).set(age.as_secs_f64());
-    }
-}
-
-/// What the admin waits for an answer to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RequestKind {
-    PollWorker,
-    PollLog,
-    ReadPointer,
-    CreateSnapshot,
-    Verify,
-    Trim,
-    Lead,
-    AppendNoop,
-}
-
-impl RequestKind {
-    const ALL: [RequestKind; 8] = [
-        RequestKind::PollWorker,
-        RequestKind::PollLog,
-        RequestKind::ReadPointer,
-        RequestKind::CreateSnapshot,
-        RequestKind::Verify,
-        RequestKind::Trim,
-        RequestKind::Lead,
-        RequestKind::AppendNoop,
-    ];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            RequestKind::PollWorker => "poll-worker",
-            RequestKind::PollLog => "poll-log",
-            RequestKind::ReadPointer => "read-pointer",
-            RequestKind::CreateSnapshot => "create-snapshot",
-            RequestKind::Verify => "verify",
-            RequestKind::Trim => "trim",
-            RequestKind::Lead => "lead",
-            RequestKind::AppendNoop => "append-noop",
-        }
-    }
-}
-
-/// A request under way; it ends when this is dropped.
-pub(crate) struct InFlight(RequestKind);
-
-pub(crate) fn request(kind: RequestKind) -> InFlight {
-    gauge!(IN_FLIGHT, "kind" => kind.as_str()).increment(1.0);
-    InFlight(kind)
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        gauge!(IN_FLIGHT, "kind" => self.0.as_str()).decrement(1.0);
     }
 }
 

@@ -9,6 +9,7 @@ use crate::{
     },
     metrics::StoredBytes,
     reload::{PolicySource, PolicyState},
+    verify,
     workers::{self, Workers},
 };
 use snapshot_proto::v1;
@@ -347,7 +348,7 @@ impl State {
         view.manifests.retain(|snapshot, _| kept.contains(snapshot));
         view.audit.read.retain(|snapshot, _| kept.contains(snapshot));
         if let (Some(pointer), Some(certificate)) = (&pointer, certificate) {
-            trust_certificate(view, memory, pointer, certificate, instants);
+            verify::trust_certificate(view, memory, pointer, certificate, instants);
         }
         view.archive = ArchiveView::Known(pointer);
         self.refresh_suspected(id);
@@ -463,42 +464,6 @@ impl State {
                     memory.checks.clear();
                 }
             }
-        }
-    }
-}
-
-/// Takes checks over from the certificate in force: only for the very same manifests, and not while damage is
-/// being repaired, because the certificate was written before it.
-fn trust_certificate(
-    view: &mut PartitionView,
-    memory: &mut PartitionMemory,
-    pointer: &Pointer,
-    certificate: &Certificate,
-    instants: Instants,
-) {
-    if view.holds.contains_key(&StickyReason::DamagedSnapshot)
-        || certificate.cluster.fingerprint != pointer.cluster.fingerprint
-    {
-        return;
-    }
-    for certified in &certificate.snapshots {
-        let same = pointer.snapshots.iter().any(|entry| {
-            entry.snapshot_id == certified.snapshot_id && entry.manifest_hash == certified.manifest_hash
-        });
-        let known = view.trust.contains_key(&certified.snapshot_id);
-        if same && !known {
-            view.trust
-                .insert(certified.snapshot_id, SnapshotTrust::Verified(certified.verified));
-            if certified.verified >= VerifyLevel::Content {
-                let read = ReadAge::new(certified.verified_at, instants);
-                view.audit.read.insert(certified.snapshot_id, read);
-            }
-            let check = Check {
-                level: certified.verified,
-                by: certified.verified_by.clone(),
-                at: certified.verified_at,
-            };
-            memory.checks.insert(certified.snapshot_id, check);
         }
     }
 }

@@ -2,13 +2,17 @@
 
 use crate::{
     client::WorkerError,
-    core::{AuditResult, VerifyCause},
+    core::{AuditResult, Instants, PartitionView, ReadAge, VerifyCause},
     metrics,
-    state::{Check, Context},
+    state::{Check, Context, PartitionMemory},
     wire,
 };
 use snapshot_proto::v1;
-use snapshot_store::{AnomalyKind, NodeId, PartitionId, SnapshotId, format::VerifyLevel};
+use snapshot_store::{
+    AnomalyKind, NodeId, PartitionId, SnapshotId,
+    core::SnapshotTrust,
+    format::{Certificate, Pointer, StickyReason, VerifyLevel},
+};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -99,5 +103,41 @@ pub(crate) async fn verify(
     if let Some((view, _)) = state.partition(id) {
         view.verifying = None;
         view.audit.reading = false;
+    }
+}
+
+/// Takes checks over from the certificate in force: only for the very same manifests, and not while damage is
+/// being repaired, because the certificate was written before it.
+pub(crate) fn trust_certificate(
+    view: &mut PartitionView,
+    memory: &mut PartitionMemory,
+    pointer: &Pointer,
+    certificate: &Certificate,
+    instants: Instants,
+) {
+    if view.holds.contains_key(&StickyReason::DamagedSnapshot)
+        || certificate.cluster.fingerprint != pointer.cluster.fingerprint
+    {
+        return;
+    }
+    for certified in &certificate.snapshots {
+        let same = pointer.snapshots.iter().any(|entry| {
+            entry.snapshot_id == certified.snapshot_id && entry.manifest_hash == certified.manifest_hash
+        });
+        let known = view.trust.contains_key(&certified.snapshot_id);
+        if same && !known {
+            view.trust
+                .insert(certified.snapshot_id, SnapshotTrust::Verified(certified.verified));
+            if certified.verified >= VerifyLevel::Content {
+                let read = ReadAge::new(certified.verified_at, instants);
+                view.audit.read.insert(certified.snapshot_id, read);
+            }
+            let check = Check {
+                level: certified.verified,
+                by: certified.verified_by.clone(),
+                at: certified.verified_at,
+            };
+            memory.checks.insert(certified.snapshot_id, check);
+        }
     }
 }

@@ -125,7 +125,7 @@ async fn explain_and_preview_show_rules_with_their_values() {
         "archived LSN 200, guard 100, by the pointer as it was ",
         "at LSN 200 by w",
         ": verified (content) by w",
-        "replica w1: live, active, leader, applied 200, durable 200, needed 200, lag 0 records",
+        "replica w1: live, active, leader, applied 200, durable 200, needed 200, opens fake up to version 1, lag 0 records",
         "snapshot: not-due: 0 of 100 records",
         "leadership: led: w1 leads",
         "certificate in force: up to 100",
