@@ -4,7 +4,7 @@
 # cleaned, starts warm:
 #
 #   <cache>/target              what cargo builds (unless CARGO_TARGET_DIR is set)
-#   <cache>/rocksdb/<key>       the RocksDB archive, which takes some ten minutes to compile
+#   <cache>/rocksdb/<key>       the RocksDB archive, which takes minutes to compile
 #   <cache>/tools               just, typos, cargo-deny, cargo-machete, promtool, packages for tests, each at one version
 #   <cache>/tools/store-servers two object store servers of the tests (0.6 GiB), at the versions of scripts/store-servers
 #   <cache>/bin/<clone>         the binary that the scripts start

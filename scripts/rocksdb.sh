@@ -46,11 +46,11 @@ rocksdb_crate() {
 build_rocksdb_archive() {
     local dir=$1 work=$1/work
     [ ! -f "$dir/librocksdb.a" ] || return 0
-    say "compiling RocksDB once for this machine (about 8 minutes on 2 cores); kept in $dir"
+    say "compiling RocksDB once for this machine (about 5 minutes on 2 cores); kept in $dir"
     rm -rf "$work"
     mkdir -p "$work"
     if ! build_rocksdb_in_units "$work" "$work/librocksdb.a"; then
-        say "compiling RocksDB file by file instead, which takes three times as long"
+        say "compiling RocksDB file by file instead, which takes three to four times as long"
         build_rocksdb_by_cargo "$work/librocksdb.a"
     fi
     mv -f "$work/librocksdb.a" "$dir/librocksdb.a"
