@@ -220,15 +220,15 @@ async fn a_damaged_state_is_rebuilt_and_a_distrusted_one_on_order() -> anyhow::R
     cluster.until_healthy(WITHIN).await?;
     settled(cluster.endpoints(), PARTITIONS, WITHIN).await?;
     // The admin lists what it heard with its last poll.
-    let deadline = tokio::time::Instant::now() + WITHIN;
-    loop {
-        let printed = cluster.run(&["partitions", "list"], WITHIN).await?;
-        if printed.contains("1 corruption") && printed.contains("1 ordered") {
-            break;
+    wait_for("the admin to list both rebuilds", WITHIN, async || {
+        let printed = cluster.run(&["partitions", "list"], WITHIN).await;
+        let printed = printed.map_err(|error| error.to_string())?;
+        match printed.contains("1 corruption") && printed.contains("1 ordered") {
+            true => Ok(()),
+            false => Err(printed),
         }
-        ensure!(tokio::time::Instant::now() < deadline, "{printed}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    })
+    .await?;
 
     // Stopped in order it comes back with what it had, and needs no store for that.
     let began = tokio::time::Instant::now();
