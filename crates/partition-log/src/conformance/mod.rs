@@ -5,6 +5,8 @@
 
 mod appending;
 mod concurrency;
+#[cfg(feature = "nats")]
+mod nats_servers;
 mod reading;
 mod registry;
 mod subject;
@@ -14,6 +16,8 @@ use crate::{Log, LogAdmin};
 pub use appending::*;
 use async_trait::async_trait;
 pub use concurrency::*;
+#[cfg(feature = "nats")]
+pub use nats_servers::{NatsServers, NatsUser};
 pub use reading::*;
 pub use registry::*;
 use std::{sync::Arc, time::Duration};
