@@ -8,8 +8,9 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use nats_common::*;
 use partition_log::conformance::{NatsServers, NatsUser, incarnation, registration};
-use partition_log::nats::{FindingLevel, NatsCredentials, NatsLog, NatsOptions};
+use partition_log::nats::{FindingLevel, NatsCredentials, NatsLog, NatsOptions, NatsTls};
 use partition_log::{AppendError, Log, LogAdmin, LogError, ProvisionError, ReadError, Registration};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use snapshot_store::{Lsn, PartitionId};
 use std::time::{Duration, Instant};
 
@@ -112,6 +113,67 @@ async fn wrong_credentials_and_servers_that_are_not_there_are_named() {
         );
         assert!(detail(log.info(P0).await).contains("no connection"));
     }
+}
+
+/// The servers ask for a certificate, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_with_tls_are_used_by_clients_that_trust_them_and_are_known_to_them() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = |name: &str| folder.path().join(name);
+    let authority = {
+        let mut params = CertificateParams::new(Vec::new()).expect("an authority");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority")
+    };
+    std::fs::write(path("ca.pem"), authority.pem()).expect("a file is written");
+    for name in ["server", "client"] {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("a certificate");
+        let certificate = params.signed_by(&key, &authority).expect("a certificate");
+        std::fs::write(path(&format!("{name}.pem")), certificate.pem()).expect("a file is written");
+        std::fs::write(path(&format!("{name}.key")), key.serialize_pem()).expect("a file is written");
+    }
+    let lines = format!(
+        "tls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?}, verify: true }}",
+        path("server.pem"),
+        path("server.key"),
+        path("ca.pem")
+    );
+    let tls = NatsTls {
+        required: true,
+        ca_file: Some(path("ca.pem")),
+        cert_file: Some(path("client.pem")),
+        key_file: Some(path("client.key")),
+    };
+    let servers = NatsServers::start_with(1, &lines, tls).await;
+    let (log, _admin) = provision(&servers).await;
+    assert_eq!(
+        log.append(P0, life(), vec![Bytes::from_static(b"x")], None).await,
+        Ok(Lsn::FIRST)
+    );
+
+    let untrusting = NatsOptions {
+        tls: NatsTls::default(),
+        ..servers.options(NatsUser::Worker)
+    };
+    let log = NatsLog::connect(untrusting).await.expect("the options are good");
+    let refused = log.ready(Duration::from_secs(1)).await;
+    assert!(
+        refused.is_err(),
+        "a server of an unknown authority is not talked to"
+    );
+    let missing = NatsOptions {
+        tls: NatsTls {
+            ca_file: Some(path("none.pem")),
+            ..NatsTls::default()
+        },
+        ..servers.options(NatsUser::Worker)
+    };
+    let refused = NatsLog::connect(missing)
+        .await
+        .err()
+        .map(|error| error.to_string());
+    assert!(refused.is_some_and(|text| text.contains("none.pem")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

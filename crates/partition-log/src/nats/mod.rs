@@ -61,6 +61,7 @@ impl NatsLog {
         if !faults.is_empty() {
             return Err(NatsOptionsError::new(faults.join("; ")));
         }
+        metrics::describe();
         Ok(NatsLog(Arc::new(Logs::connect(options).await?)))
     }
 
