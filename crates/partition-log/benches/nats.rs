@@ -21,7 +21,8 @@ use partition_log::conformance::{NatsServers, NatsUser, registration};
 use partition_log::nats::{NatsCredentials, NatsLog};
 use partition_log::{Log, LogAdmin, Registration};
 use snapshot_store::{Lsn, PartitionId};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 const RECORD_BYTES: usize = 256;
 const BATCH: usize = 128;

@@ -12,7 +12,8 @@ use partition_log::nats::{FindingLevel, NatsCredentials, NatsLog, NatsOptions, N
 use partition_log::{AppendError, Log, LogAdmin, LogError, ProvisionError, ReadError, Registration};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use snapshot_store::{Lsn, PartitionId};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 fn detail<T: std::fmt::Debug>(outcome: Result<T, LogError>) -> String {
     match outcome {
