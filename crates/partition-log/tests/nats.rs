@@ -361,35 +361,55 @@ async fn a_reader_goes_on_where_it_was_after_its_consumer_was_deleted() {
     );
 }
 
-/// The servers deliver nothing at all to whom everything was trimmed away: it is noticed within the idle time.
+/// Stops the consumers of the log's stream from delivering; they still say that they live.
+async fn pause_consumers(js: &async_nats::jetstream::Context) {
+    let found = js.get_stream(stream_name()).await.expect("the stream is there");
+    let names: Vec<_> = found.consumer_names().collect().await;
+    assert!(!names.is_empty(), "the reader has a consumer");
+    for name in names {
+        let name = name.expect("the consumers are listed");
+        let subject = format!("$JS.API.CONSUMER.PAUSE.{}.{name}", stream_name());
+        let until = Bytes::from_static(b"{\"pause_until\":\"2100-01-01T00:00:00Z\"}");
+        let answer = js.client().request(subject, until).await.expect("it is answered");
+        assert!(
+            answer.payload.windows(13).any(|part| part == b"\"paused\":true"),
+            "{answer:?}"
+        );
+    }
+}
+
+/// The servers deliver nothing at all to whom everything was trimmed away; here they deliver nothing in any case.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_trim_that_empties_the_log_is_noticed_by_a_reader_whose_consumer_is_gone() {
+async fn a_reader_that_waits_for_nothing_finds_out_by_itself() {
     let servers = NatsServers::start(1).await;
     let (log, admin) = provision(&servers).await;
     let js = raw(&servers, NatsUser::Admin).await;
+    let mut writer = Writer::new(log.clone());
     let mut stream = log
         .read(P0, life(), Lsn::FIRST)
         .await
         .expect("the log can be read");
-    assert!(
-        stream.next().now_or_never().is_none(),
-        "there is nothing to read yet"
+    writer.append(3).await;
+    assert!(take(&mut stream, Lsn::FIRST, 3).await.is_ok());
+
+    // Records are there: it gets them from another consumer.
+    pause_consumers(&js).await;
+    writer.append(3).await;
+    assert_eq!(
+        take(&mut stream, Lsn::new(4), 3).await,
+        Ok(writer.acknowledged[3..].to_vec())
     );
-    let mut writer = Writer::new(log.clone());
+
+    // They came and went, and nothing is appended any more.
+    pause_consumers(&js).await;
     writer.append(4).await;
-    assert_eq!(admin.trim(P0, life(), Lsn::new(4)).await, Ok(Lsn::new(4)));
-    let found = js.get_stream(stream_name()).await.expect("the stream is there");
-    let names: Vec<_> = found.consumer_names().collect().await;
-    for name in names.into_iter().flatten() {
-        found
-            .delete_consumer(&name)
-            .await
-            .expect("the consumer is deleted");
-    }
+    assert_eq!(admin.trim(P0, life(), Lsn::new(10)).await, Ok(Lsn::new(10)));
+    let begin = Instant::now();
     let trimmed = ReadError::Trimmed {
-        trim_point: Lsn::new(4),
+        trim_point: Lsn::new(10),
     };
     assert_eq!(read_to_error(&mut stream).await, trimmed);
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
 }
 
 /// The registry has a log whose stream was deleted: that is told, and never mended by making an empty one.
