@@ -28,7 +28,7 @@ const RECORD_BYTES: usize = 256;
 const BATCH: usize = 128;
 /// Batches of one measurement.
 const BATCHES: usize = 100;
-const PAIRS: usize = 7;
+const PAIRS: usize = 11;
 const PARTITIONS: u32 = 1000;
 const AT_ONCE: usize = 16;
 const PLAIN: &str = "plain";
