@@ -31,7 +31,7 @@ use std::{
 };
 use tempfile::TempDir;
 use tidemark::kv::{
-    machine::{KvMachine, encode},
+    machine::{KvMachine, PAIRS, encode},
     rules::{WRITE_BYTES_MAX, WRITE_OPERATIONS_MAX},
 };
 
@@ -233,6 +233,16 @@ impl Bed {
         })
     }
 
+    /// Reads `times` keys, drawn evenly: then the blocks that a replica keeps in memory are those of a service that is read.
+    #[allow(dead_code, reason = "not every benchmark reads")]
+    pub(super) fn read(&mut self, number: usize, keys: usize, times: usize) {
+        let view = self.handle(number).view().unwrap();
+        for _ in 0..times {
+            let key = key(self.rng.random_range(0..keys));
+            view.get(&PAIRS, key.as_bytes()).unwrap().unwrap();
+        }
+    }
+
     /// Makes a snapshot on a replica and returns it.
     pub(super) async fn publish(&self, number: usize) -> PublishedExport {
         let request = CreateSnapshot {
@@ -284,7 +294,11 @@ impl Bed {
 pub(super) fn pair(rng: &mut StdRng, key: usize, value_bytes: usize) -> (String, Vec<u8>) {
     let mut value = vec![0; value_bytes];
     rng.fill(&mut value[..]);
-    (format!("key-{key:010}"), value)
+    (self::key(key), value)
+}
+
+fn key(number: usize) -> String {
+    format!("key-{number:010}")
 }
 
 fn tempdir() -> TempDir {
