@@ -14,7 +14,9 @@
 //! A distributed engine (NATS JetStream) takes its place beside them, behind the same traits.
 
 mod contract;
+pub mod copy;
 mod error;
+mod moving;
 #[cfg(any(feature = "memory", feature = "embedded", feature = "remote"))]
 #[cfg_attr(
     not(any(feature = "memory", feature = "embedded")),
@@ -36,3 +38,4 @@ pub use contract::{
     RecordStream, Registration,
 };
 pub use error::{AppendError, LogError, ProvisionError, ReadError};
+pub use moving::{LogMove, Passage, may_change};

@@ -257,6 +257,7 @@ async fn one(
             fingerprint: record.cluster.fingerprint,
             base: None,
             sealed: false,
+            passage: None,
         },
         Err(fault) => return Outcome::Failed(format!("{:#}", anyhow::Error::new(fault))),
     };
