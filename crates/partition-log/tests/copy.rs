@@ -73,7 +73,7 @@ impl Fuse {
     }
 }
 
-/// A log that whoever moves it sees through a fuse.
+/// A log seen through a fuse.
 struct Fused<L>(L, Arc<Fuse>);
 
 #[async_trait]
@@ -494,7 +494,6 @@ async fn logs_move_from_a_server_to_another_with_records_of_every_size() {
             to: to.name.clone()
         })
     );
-    // Appends of the destination go on where the source ended.
     let tail = Lsn::new(expected.len() as u64 + 1);
     let appended = new.append(P0, incarnation(1), vec![record(0)], Some(tail)).await;
     assert_eq!(appended, Ok(tail));
