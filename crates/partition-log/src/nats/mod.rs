@@ -4,6 +4,7 @@
 //! - [`NatsOptions`]: how to reach the servers.
 
 mod check;
+mod moving;
 mod options;
 
 use crate::{AppendError, LogError, LogInfo, ProvisionError, ReadError, RecordStream, Registration};
