@@ -60,6 +60,7 @@ const DEPENDENCY_RULES: &[(&str, &str, &str)] = &[
     ("partition-log", "memory", "tonic prost rocksdb"),
     ("partition-log", "embedded", "tonic prost"),
     ("partition-log", "remote", "rocksdb"),
+    ("partition-log", "nats", "tonic prost rocksdb"),
     ("snapshot-worker", "", "snapshot-scheduler tidemark"),
     ("snapshot-scheduler", "", "rocksdb snapshot-worker tidemark"),
     // The model asks decisions, and the fuzz targets read bytes: neither needs a node.

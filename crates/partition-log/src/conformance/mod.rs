@@ -6,6 +6,8 @@
 mod appending;
 mod concurrency;
 mod moving;
+#[cfg(feature = "nats")]
+mod nats_servers;
 mod reading;
 mod registry;
 mod subject;
@@ -16,6 +18,8 @@ pub use appending::*;
 use async_trait::async_trait;
 pub use concurrency::*;
 pub use moving::*;
+#[cfg(feature = "nats")]
+pub use nats_servers::{NatsServers, NatsUser};
 pub use reading::*;
 pub use registry::*;
 use std::{sync::Arc, time::Duration};

@@ -318,6 +318,11 @@ pub(super) async fn take_back(
             let discarded = destination.mover.discard(partition, incarnation, leftover.id());
             discarded.await.map_err(|error| destination.log_error(error))?;
         }
+        if step.sealed {
+            let unsealed = source.admin.set_sealed(partition, incarnation, false);
+            unsealed.await.map_err(|error| source.log_error(error))?;
+            sealed.push(partition);
+        }
         if let Some(leaving) = step.leaving {
             change(source, &sighting, Some(leaving), None).await?;
             sealed.push(partition);

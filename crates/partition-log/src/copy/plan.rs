@@ -274,6 +274,8 @@ fn arriving_registration(source: &Sighting, id: WriteId, names: Names<'_>) -> Re
             from: names.from.to_owned(),
             trim_point: source.trim_point,
         }),
+        // The source may be sealed only because it leaves.
+        sealed: false,
         ..source.registration.clone()
     }
 }
@@ -285,6 +287,8 @@ pub(super) struct TakeBack {
     pub(super) leftover: Option<Passage>,
     /// What to end at the source.
     pub(super) leaving: Option<Passage>,
+    /// Whether the source is sealed by an attempt that got no further.
+    pub(super) sealed: bool,
 }
 
 /// Decides how a copy is taken back.
@@ -307,7 +311,11 @@ pub(super) fn take_back(source: &Sighting, destination: Option<&Sighting>) -> Re
         .filter(same_log)
         .and_then(|found| found.registration.passage.clone())
         .filter(|passage| matches!(passage, Passage::Arriving { .. }));
-    Ok(TakeBack { leftover, leaving })
+    Ok(TakeBack {
+        leftover,
+        sealed: leaving.is_none() && source.registration.sealed,
+        leaving,
+    })
 }
 
 #[cfg(test)]
