@@ -1,9 +1,9 @@
 //! The conformance suite over NATS servers: one alone, and three with a replica each.
 
 use async_trait::async_trait;
-use partition_log::conformance::{Fixture, NatsServers, NatsUser};
+use partition_log::conformance::{Fixture, MoveFixture, NatsServers, NatsUser};
 use partition_log::nats::NatsLog;
-use partition_log::{Log, LogAdmin};
+use partition_log::{Log, LogAdmin, LogMove};
 use std::{sync::Arc, time::Duration};
 
 /// How long a restarted cluster may take.
@@ -59,11 +59,18 @@ impl Fixture for Nats {
     }
 }
 
+impl MoveFixture for Nats {
+    fn mover(&self) -> Arc<dyn LogMove> {
+        Arc::new(self.admin.clone())
+    }
+}
+
 mod one_server {
     async fn fixture() -> super::Nats {
         super::Nats::start(1).await
     }
     partition_log::log_conformance!(fixture);
+    partition_log::log_move_conformance!(fixture);
 }
 
 mod three_servers {
@@ -71,4 +78,5 @@ mod three_servers {
         super::Nats::start(3).await
     }
     partition_log::log_conformance!(fixture);
+    partition_log::log_move_conformance!(fixture);
 }

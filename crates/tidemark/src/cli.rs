@@ -61,7 +61,7 @@ pub enum Command {
     Admin(roles::RoleArgs),
     /// Run a worker node.
     Worker(roles::RoleArgs),
-    /// Run the log server, look at a log, or begin lost logs anew.
+    /// Run the log server; look at logs, check, create and move them; begin lost ones anew.
     #[command(subcommand)]
     Log(commands::log::LogCommand),
     /// Show nodes and partitions as the admin sees them.

@@ -35,7 +35,11 @@ struct Purged {
 
 impl Logs {
     /// Removes what a discarded copy left: a stream that was made for a log that arrives, and that no entry names.
-    async fn remove_leftover(&self, place: &Place, registration: &Registration) -> Result<(), ProvisionError> {
+    async fn remove_leftover(
+        &self,
+        place: &Place,
+        registration: &Registration,
+    ) -> Result<(), ProvisionError> {
         if !matches!(registration.passage, Some(Passage::Arriving { .. })) {
             return Ok(());
         }

@@ -9,6 +9,7 @@ use super::registry::{self, Entry};
 use super::{core::settings, link::Failure};
 use crate::position::{check_batch, check_incarnation};
 use crate::{AppendError, LogError, Registration};
+use async_nats::jetstream::stream::Config;
 use bytes::Bytes;
 use snapshot_store::{Incarnation, Lsn, PartitionId};
 use std::{
@@ -124,6 +125,14 @@ impl Logs {
     pub(super) async fn usable(&self, partition: PartitionId) -> Result<Arc<Known>, LogError> {
         let known = self.any(partition).await?;
         self.check_use(known).await
+    }
+
+    /// Refuses a log that left, by what the registry says now: whatever is known of it, what leaves is sealed by its stream.
+    pub(super) async fn check_sealed(&self, partition: PartitionId, config: &Config) -> Result<(), LogError> {
+        if settings::is_sealed(config) {
+            self.entry(partition).await?.registration.check_use()?;
+        }
+        Ok(())
     }
 
     /// Asks how a log stands.

@@ -115,7 +115,9 @@ impl Log for NatsLog {
     async fn info(&self, partition: PartitionId) -> Result<LogInfo, LogError> {
         let known = self.0.usable(partition).await?;
         let incarnation = known.incarnation();
-        let bounds = self.0.look(&known).await?.bounds;
+        let look = self.0.look(&known).await?;
+        self.0.check_sealed(partition, &look.config).await?;
+        let bounds = look.bounds;
         Ok(LogInfo {
             incarnation,
             trim_point: bounds.trim_point,
@@ -143,7 +145,7 @@ impl Log for NatsLog {
     ) -> Result<RecordStream, ReadError> {
         let known = self.0.of(partition, incarnation).await?;
         let known = self.0.check_use(known).await?;
-        reader::open(Arc::clone(&self.0), Arc::clone(&known.place), from).await
+        reader::open(Arc::clone(&self.0), Arc::clone(&known.place), from, false).await
     }
 }
 

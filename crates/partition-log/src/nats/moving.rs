@@ -36,7 +36,7 @@ impl LogMove for NatsLog {
         from: Lsn,
     ) -> Result<RecordStream, ReadError> {
         let known = self.0.of(partition, incarnation).await?;
-        reader::open(Arc::clone(&self.0), Arc::clone(&known.place), from).await
+        reader::open(Arc::clone(&self.0), Arc::clone(&known.place), from, true).await
     }
 
     async fn import(
@@ -122,7 +122,8 @@ impl Logs {
         match removed.map_err(|failure| unavailable(partition, &failure))? {
             Swap::Done => {}
             Swap::Raced => {
-                let failure = Failure::NotSent("another one changes the registry at the same time".to_owned());
+                let failure =
+                    Failure::NotSent("another one changes the registry at the same time".to_owned());
                 return Err(unavailable(partition, &failure));
             }
         }

@@ -43,6 +43,8 @@ const SKIPS_MAX: u32 = 5;
 struct Reader {
     logs: Arc<Logs>,
     place: Arc<Place>,
+    /// Reads whatever the passage of the log.
+    moving: bool,
     next: Lsn,
     /// Where the log ended when the servers said so last.
     tail: Lsn,
@@ -58,10 +60,16 @@ struct Reader {
 }
 
 /// Opens a read stream, if the log can be read from `from`.
-pub(super) async fn open(logs: Arc<Logs>, place: Arc<Place>, from: Lsn) -> Result<RecordStream, ReadError> {
+pub(super) async fn open(
+    logs: Arc<Logs>,
+    place: Arc<Place>,
+    from: Lsn,
+    moving: bool,
+) -> Result<RecordStream, ReadError> {
     let mut reader = Reader {
         logs,
         place,
+        moving,
         next: from,
         tail: from,
         consumer: None,
@@ -243,7 +251,10 @@ impl Reader {
         for look in 1.. {
             let found = self.place.look(&self.logs.link).await;
             let Look {
-                bounds, linearizable, ..
+                bounds,
+                linearizable,
+                config,
+                ..
             } = match found {
                 Ok(look) => look,
                 Err(Failure::Refused {
@@ -254,6 +265,11 @@ impl Reader {
                 }
                 Err(failure) => return Err(failure.into()),
             };
+            if !self.moving
+                && let Err(error) = self.logs.check_sealed(self.place.partition, &config).await
+            {
+                return Err(Trouble::End(error.into()));
+            }
             let step = Step::at(bounds.trim_point, bounds.tail, self.next);
             match (step, step.error()) {
                 (_, None) => {

@@ -151,7 +151,15 @@ pub(super) async fn replace(
     };
     let value = serde_json::to_vec(&registration).map_err(|error| Failure::NotSent(error.to_string()))?;
     let subject = names.registry_subject(Some(registration.partition));
-    swap(link, &subject, entry.revision, HeaderMap::new(), value.into(), limit).await
+    swap(
+        link,
+        &subject,
+        entry.revision,
+        HeaderMap::new(),
+        value.into(),
+        limit,
+    )
+    .await
 }
 
 /// Removes an entry.
