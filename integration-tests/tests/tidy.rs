@@ -347,6 +347,7 @@ fn metrics_are_named_only_where_they_are_described() {
             "\"tidemark_admin_",
             "\"tidemark_worker_",
             "\"tidemark_log_",
+            "\"tidemark_nats_",
             "\"tidemark_wire_",
         ];
         // The help of the demo and the reference read metrics; they export none.

@@ -8,10 +8,12 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use nats_common::*;
 use partition_log::conformance::{NatsServers, NatsUser, incarnation, registration};
-use partition_log::nats::{FindingLevel, NatsCredentials, NatsLog, NatsOptions};
+use partition_log::nats::{FindingLevel, NatsCredentials, NatsLog, NatsOptions, NatsTls};
 use partition_log::{AppendError, Log, LogAdmin, LogError, ProvisionError, ReadError, Registration};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use snapshot_store::{Lsn, PartitionId};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 fn detail<T: std::fmt::Debug>(outcome: Result<T, LogError>) -> String {
     match outcome {
@@ -112,6 +114,67 @@ async fn wrong_credentials_and_servers_that_are_not_there_are_named() {
         );
         assert!(detail(log.info(P0).await).contains("no connection"));
     }
+}
+
+/// The servers ask for a certificate, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_with_tls_are_used_by_clients_that_trust_them_and_are_known_to_them() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = |name: &str| folder.path().join(name);
+    let authority = {
+        let mut params = CertificateParams::new(Vec::new()).expect("an authority");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority")
+    };
+    std::fs::write(path("ca.pem"), authority.pem()).expect("a file is written");
+    for name in ["server", "client"] {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("a certificate");
+        let certificate = params.signed_by(&key, &authority).expect("a certificate");
+        std::fs::write(path(&format!("{name}.pem")), certificate.pem()).expect("a file is written");
+        std::fs::write(path(&format!("{name}.key")), key.serialize_pem()).expect("a file is written");
+    }
+    let lines = format!(
+        "tls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?}, verify: true }}",
+        path("server.pem"),
+        path("server.key"),
+        path("ca.pem")
+    );
+    let tls = NatsTls {
+        required: true,
+        ca_file: Some(path("ca.pem")),
+        cert_file: Some(path("client.pem")),
+        key_file: Some(path("client.key")),
+    };
+    let servers = NatsServers::start_with(1, &lines, tls).await;
+    let (log, _admin) = provision(&servers).await;
+    assert_eq!(
+        log.append(P0, life(), vec![Bytes::from_static(b"x")], None).await,
+        Ok(Lsn::FIRST)
+    );
+
+    let untrusting = NatsOptions {
+        tls: NatsTls::default(),
+        ..servers.options(NatsUser::Worker)
+    };
+    let log = NatsLog::connect(untrusting).await.expect("the options are good");
+    let refused = log.ready(Duration::from_secs(1)).await;
+    assert!(
+        refused.is_err(),
+        "a server of an unknown authority is not talked to"
+    );
+    let missing = NatsOptions {
+        tls: NatsTls {
+            ca_file: Some(path("none.pem")),
+            ..NatsTls::default()
+        },
+        ..servers.options(NatsUser::Worker)
+    };
+    let refused = NatsLog::connect(missing)
+        .await
+        .err()
+        .map(|error| error.to_string());
+    assert!(refused.is_some_and(|text| text.contains("none.pem")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -298,35 +361,55 @@ async fn a_reader_goes_on_where_it_was_after_its_consumer_was_deleted() {
     );
 }
 
-/// The servers deliver nothing at all to whom everything was trimmed away: it is noticed within the idle time.
+/// Stops the consumers of the log's stream from delivering; they still say that they live.
+async fn pause_consumers(js: &async_nats::jetstream::Context) {
+    let found = js.get_stream(stream_name()).await.expect("the stream is there");
+    let names: Vec<_> = found.consumer_names().collect().await;
+    assert!(!names.is_empty(), "the reader has a consumer");
+    for name in names {
+        let name = name.expect("the consumers are listed");
+        let subject = format!("$JS.API.CONSUMER.PAUSE.{}.{name}", stream_name());
+        let until = Bytes::from_static(b"{\"pause_until\":\"2100-01-01T00:00:00Z\"}");
+        let answer = js.client().request(subject, until).await.expect("it is answered");
+        assert!(
+            answer.payload.windows(13).any(|part| part == b"\"paused\":true"),
+            "{answer:?}"
+        );
+    }
+}
+
+/// The servers deliver nothing at all to whom everything was trimmed away; here they deliver nothing in any case.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_trim_that_empties_the_log_is_noticed_by_a_reader_whose_consumer_is_gone() {
+async fn a_reader_that_waits_for_nothing_finds_out_by_itself() {
     let servers = NatsServers::start(1).await;
     let (log, admin) = provision(&servers).await;
     let js = raw(&servers, NatsUser::Admin).await;
+    let mut writer = Writer::new(log.clone());
     let mut stream = log
         .read(P0, life(), Lsn::FIRST)
         .await
         .expect("the log can be read");
-    assert!(
-        stream.next().now_or_never().is_none(),
-        "there is nothing to read yet"
+    writer.append(3).await;
+    assert!(take(&mut stream, Lsn::FIRST, 3).await.is_ok());
+
+    // Records are there: it gets them from another consumer.
+    pause_consumers(&js).await;
+    writer.append(3).await;
+    assert_eq!(
+        take(&mut stream, Lsn::new(4), 3).await,
+        Ok(writer.acknowledged[3..].to_vec())
     );
-    let mut writer = Writer::new(log.clone());
+
+    // They came and went, and nothing is appended any more.
+    pause_consumers(&js).await;
     writer.append(4).await;
-    assert_eq!(admin.trim(P0, life(), Lsn::new(4)).await, Ok(Lsn::new(4)));
-    let found = js.get_stream(stream_name()).await.expect("the stream is there");
-    let names: Vec<_> = found.consumer_names().collect().await;
-    for name in names.into_iter().flatten() {
-        found
-            .delete_consumer(&name)
-            .await
-            .expect("the consumer is deleted");
-    }
+    assert_eq!(admin.trim(P0, life(), Lsn::new(10)).await, Ok(Lsn::new(10)));
+    let begin = Instant::now();
     let trimmed = ReadError::Trimmed {
-        trim_point: Lsn::new(4),
+        trim_point: Lsn::new(10),
     };
     assert_eq!(read_to_error(&mut stream).await, trimmed);
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
 }
 
 /// The registry has a log whose stream was deleted: that is told, and never mended by making an empty one.

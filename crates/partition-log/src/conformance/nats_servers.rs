@@ -3,7 +3,7 @@
 //! The program is the one that `scripts/nats-server.sh` installs: the environment says where (`TIDEMARK_NATS_SERVER`), or it
 //! is in the cache. A test that needs one fails where it is missing.
 
-use crate::nats::{NatsCredentials, NatsLog, NatsOptions};
+use crate::nats::{NatsCredentials, NatsLog, NatsOptions, NatsTls};
 use std::{
     fs::{self, File},
     net::{Ipv4Addr, TcpListener},
@@ -43,11 +43,17 @@ pub struct NatsServers {
     folder: PathBuf,
     nodes: Vec<Node>,
     passwords: [String; 2],
+    tls: NatsTls,
 }
 
 impl NatsServers {
     /// Starts `count` servers, and waits until they take streams with as many replicas.
     pub async fn start(count: usize) -> Self {
+        Self::start_with(count, "", NatsTls::default()).await
+    }
+
+    /// Does the same with more lines of configuration, and with what clients then need for TLS.
+    pub async fn start_with(count: usize, lines: &str, tls: NatsTls) -> Self {
         let folder = std::env::temp_dir().join(format!("tidemark-nats-{:016x}", rand::random::<u64>()));
         fs::create_dir_all(&folder).expect("a temporary folder");
         let conf = match count {
@@ -55,7 +61,8 @@ impl NatsServers {
             1 => without_cluster(SERVER_CONF),
             _ => SERVER_CONF.to_owned(),
         };
-        fs::write(folder.join("server.conf"), conf).expect("the configuration is written");
+        fs::write(folder.join("server.conf"), format!("{conf}\n{lines}\n"))
+            .expect("the configuration is written");
         fs::write(folder.join("users.conf"), USERS_CONF).expect("the configuration is written");
         let node = |_| Node {
             client_port: free_port(),
@@ -67,6 +74,7 @@ impl NatsServers {
             folder,
             nodes: (0..count).map(node).collect(),
             passwords: [(); 2].map(|()| format!("{:032x}", rand::random::<u128>())),
+            tls,
         };
         for index in 0..count {
             servers.start_again(index);
@@ -103,6 +111,7 @@ impl NatsServers {
                 user: user.to_owned(),
                 password: password.clone(),
             },
+            tls: self.tls.clone(),
             ..NatsOptions::default()
         }
     }

@@ -63,6 +63,7 @@ impl NatsLog {
         if !faults.is_empty() {
             return Err(NatsOptionsError::new(faults.join("; ")));
         }
+        metrics::describe();
         Ok(NatsLog(Arc::new(Logs::connect(options).await?)))
     }
 

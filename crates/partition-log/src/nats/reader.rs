@@ -12,7 +12,7 @@
 //! An interruption that is over within [`PATIENCE`] is none: the reader goes on with the record that is next.
 
 use super::consumer::{Consumer, Item};
-use super::core::position::{Bounds, Delivery};
+use super::core::position::Delivery;
 use super::link::Failure;
 use super::logs::Logs;
 use super::metrics;
@@ -220,7 +220,7 @@ impl Reader {
 
     /// Finds out why the record that is next does not come.
     async fn explain(&mut self, sign: Sign) -> Result<Option<RecordBatch>, Trouble> {
-        let is_there = self.look().await?.tail > self.next;
+        let is_there = self.look().await?.bounds.tail > self.next;
         let was_there = std::mem::replace(&mut self.waits_in_vain, is_there);
         // What was appended only just is on its way.
         if !is_there || (sign == Sign::Silence && !was_there) {
@@ -229,8 +229,8 @@ impl Reader {
         // It is in the log as far as its bounds say. Whether it is really there, its leader knows.
         let which = serde_json::json!({ "seq": self.next.get() });
         let found = stored_message(&self.logs.link, &self.place.stream, which).await?;
-        let bounds = self.look().await?;
-        if found.is_none() && bounds.tail > self.next {
+        let look = self.look().await?;
+        if found.is_none() && look.bounds.tail > self.next && look.linearizable {
             return Err(Trouble::End(ReadError::Hole { at: self.next }));
         }
         self.skips += 1;
@@ -247,15 +247,9 @@ impl Reader {
     }
 
     /// Asks where the log stands, and ends the reader that cannot go on there.
-    async fn look(&mut self) -> Result<Bounds, Trouble> {
-        for look in 1.. {
-            let found = self.place.look(&self.logs.link).await;
-            let Look {
-                bounds,
-                linearizable,
-                config,
-                ..
-            } = match found {
+    async fn look(&mut self) -> Result<Look, Trouble> {
+        for count in 1.. {
+            let look = match self.place.look(&self.logs.link).await {
                 Ok(look) => look,
                 Err(Failure::Refused {
                     code: STREAM_NOT_FOUND,
@@ -266,20 +260,21 @@ impl Reader {
                 Err(failure) => return Err(failure.into()),
             };
             if !self.moving
-                && let Err(error) = self.logs.check_sealed(self.place.partition, &config).await
+                && let Err(error) = self.logs.check_sealed(self.place.partition, &look.config).await
             {
                 return Err(Trouble::End(error.into()));
             }
+            let bounds = look.bounds;
             let step = Step::at(bounds.trim_point, bounds.tail, self.next);
             match (step, step.error()) {
                 (_, None) => {
                     self.tail = bounds.tail;
-                    return Ok(bounds);
+                    return Ok(look);
                 }
-                (Step::Regressed(_), Some(error)) if linearizable && look >= REGRESSION_LOOKS => {
+                (Step::Regressed(_), Some(error)) if look.linearizable && count >= REGRESSION_LOOKS => {
                     return Err(Trouble::End(error));
                 }
-                (Step::Regressed(_), Some(_)) if look < REGRESSION_LOOKS => {
+                (Step::Regressed(_), Some(_)) if count < REGRESSION_LOOKS => {
                     tokio::time::sleep(REGRESSION_PAUSE).await;
                 }
                 (Step::Regressed(tail), Some(_)) => {
