@@ -197,7 +197,10 @@ async fn settled_on(cluster: &TestCluster, log: &NatsLog) -> anyhow::Result<BTre
 
 /// The old log refuses everything, and says where to go.
 async fn check_left(from: &str, infos: &[LogInfo], to: &str) -> anyhow::Result<()> {
-    let (log, admin) = (RemoteLog::connect_lazy(from)?, RemoteLogAdmin::connect_lazy(from)?);
+    let (log, admin) = (
+        RemoteLog::connect_lazy(from)?,
+        RemoteLogAdmin::connect_lazy(from)?,
+    );
     for (partition, info) in (0..).map(PartitionId::new).zip(infos) {
         let moved = |error: &LogError| matches!(error, LogError::Moved { to: found, .. } if found == to);
         let appended = log
@@ -256,15 +259,31 @@ async fn a_cluster_with_data_moves_to_nats_and_is_what_it_was() -> anyhow::Resul
     let written = tokio::time::timeout(Duration::from_secs(20), client.put("refused", "x")).await;
     ensure!(!matches!(written, Ok(Ok(_))), "a sealed log took a record");
 
-    let copied = json(&cluster, &[&["log", "copy", "--from", &from], &target[..]].concat()).await?;
-    for (partition, info) in copied["partitions"].as_array().context("partitions")?.iter().zip(&infos) {
-        ensure!(partition["trim_point"] == info.trim_point.get(), "{partition}, {info:?}");
+    let copied = json(
+        &cluster,
+        &[&["log", "copy", "--from", &from], &target[..]].concat(),
+    )
+    .await?;
+    for (partition, info) in copied["partitions"]
+        .as_array()
+        .context("partitions")?
+        .iter()
+        .zip(&infos)
+    {
+        ensure!(
+            partition["trim_point"] == info.trim_point.get(),
+            "{partition}, {info:?}"
+        );
         ensure!(partition["tail"] == info.tail.get(), "{partition}, {info:?}");
         let records = info.tail.get() - 1 - info.trim_point.get();
         ensure!(partition["records"] == records && records >= 300, "{partition}");
     }
     check_left(&from, &infos, &to).await?;
-    let again = json(&cluster, &[&["log", "copy", "--from", &from], &target[..]].concat()).await?;
+    let again = json(
+        &cluster,
+        &[&["log", "copy", "--from", &from], &target[..]].concat(),
+    )
+    .await?;
     ensure!(again["ok"] == true, "{again}");
     let unseal = [&["log", "copy", "--from", &from], &target[..], &["--unseal"]].concat();
     refused(&cluster, &unseal, "cannot be taken back").await?;
@@ -272,18 +291,28 @@ async fn a_cluster_with_data_moves_to_nats_and_is_what_it_was() -> anyhow::Resul
     // A node that was not told of the new place says so and does not start.
     cluster.stop(Node::Worker(1)).await?;
     let start = cluster.start(Node::Worker(1)).await;
-    ensure!(start.is_err() && cluster.log_tail(Node::Worker(1)).contains(&to), "{start:?}");
+    ensure!(
+        start.is_err() && cluster.log_tail(Node::Worker(1)).contains(&to),
+        "{start:?}"
+    );
     cluster.stop(Node::Worker(2)).await?;
     cluster.stop(Node::Log).await?;
     for worker in 1..=WORKERS {
-        reconfigure(&cluster.config_path(Node::Worker(worker)), &servers, &worker_login)?;
+        reconfigure(
+            &cluster.config_path(Node::Worker(worker)),
+            &servers,
+            &worker_login,
+        )?;
     }
     reconfigure(&cluster.config_path(Node::Admin), &servers, &admin_login)?;
     for worker in 1..=WORKERS {
         cluster.start(Node::Worker(worker)).await?;
     }
     let log = servers.connect(NatsUser::Admin).await;
-    ensure!(settled_on(&cluster, &log).await? == before, "a replica is not what it was");
+    ensure!(
+        settled_on(&cluster, &log).await? == before,
+        "a replica is not what it was"
+    );
 
     cluster.start(Node::Admin).await?;
     cluster.until_healthy(WITHIN).await?;
