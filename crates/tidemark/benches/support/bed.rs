@@ -100,6 +100,7 @@ impl Bed {
             fingerprint: record.cluster.fingerprint,
             base: None,
             sealed: false,
+            passage: None,
         };
         admin.provision(registration).await.unwrap();
         Bed {
