@@ -1,6 +1,8 @@
 //! What holds for the worker's decisions whatever they are given.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod requests;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use snapshot_store::{
