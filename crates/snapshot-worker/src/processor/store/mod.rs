@@ -88,6 +88,9 @@ pub trait StateStore: Send + Sync + 'static {
 /// A pair as stored.
 pub type StoredPair = (Box<[u8]>, Box<[u8]>);
 
+/// What pairs are shown to, by key and value; its error ends the visit.
+pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<(), StateError>;
+
 /// A state that stands still.
 pub trait StateSnapshot: Send + Sync {
     /// Returns the value stored under `key`.
@@ -104,7 +107,7 @@ pub trait StateSnapshot: Send + Sync {
     ///
     /// # Errors
     /// When the state cannot be read, and what `visit` returns.
-    fn visit(&self, visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StateError>) -> Result<(), StateError> {
+    fn visit(&self, visit: Visit<'_>) -> Result<(), StateError> {
         for pair in self.scan(&[]) {
             let (key, value) = pair?;
             visit(&key, &value)?;

@@ -3,7 +3,7 @@
 //! Block cache, write buffers and threads are shared by all databases of a node, so that hundreds of partitions
 //! stay within one budget.
 
-use super::{Changes, StateEngine, StateError, StateSnapshot, StateStore, StoredPair};
+use super::{Changes, StateEngine, StateError, StateSnapshot, StateStore, StoredPair, Visit};
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, Direction, Env, ErrorKind, IteratorMode,
     LogLevel, Options, ReadOptions, Snapshot, WriteBatch, WriteBufferManager, checkpoint::Checkpoint,
@@ -214,9 +214,6 @@ impl StateSnapshot for ReadOnly {
         visit_all(self.0.raw_iterator_opt(visit_options()), visit)
     }
 }
-
-/// What a pair is shown to.
-type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<(), StateError>;
 
 fn visit_all(mut pairs: DBRawIterator<'_>, visit: Visit<'_>) -> Result<(), StateError> {
     pairs.seek_to_first();
