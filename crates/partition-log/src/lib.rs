@@ -13,7 +13,9 @@
 //! | `conformance` | the suite that every engine runs |
 
 mod contract;
+pub mod copy;
 mod error;
+mod moving;
 #[cfg(any(
     feature = "memory",
     feature = "embedded",
@@ -42,3 +44,4 @@ pub use contract::{
     RecordStream, Registration,
 };
 pub use error::{AppendError, LogError, ProvisionError, ReadError};
+pub use moving::{LogMove, Passage, may_change};

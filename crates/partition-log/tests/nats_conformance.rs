@@ -5,9 +5,9 @@
 
 use async_trait::async_trait;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
-use partition_log::conformance::{Fixture, NatsServers, NatsUser};
+use partition_log::conformance::{Fixture, MoveFixture, NatsServers, NatsUser};
 use partition_log::nats::{NatsLog, NatsOptions};
-use partition_log::{Log, LogAdmin, LogError};
+use partition_log::{Log, LogAdmin, LogError, LogMove};
 use snapshot_store::PartitionId;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -88,17 +88,28 @@ impl Fixture for Nats {
     }
 }
 
+impl MoveFixture for Nats {
+    fn mover(&self) -> Arc<dyn LogMove> {
+        Arc::new(self.admin.clone())
+    }
+}
+
 mod one_server {
     async fn fixture() -> super::Nats {
         super::Nats::start(1).await
     }
     partition_log::log_conformance!(fixture);
+    partition_log::log_move_conformance!(fixture);
 }
 
 /// Cases that restart the servers, each with three of its own.
 mod three_servers {
     async fn fixture() -> super::Nats {
         super::Nats::start(3).await
+    }
+    partition_log::log_conformance! { fixture =>
+        an_arriving_log_is_nobodys_until_it_is_switched
+        a_log_that_left_refuses_everything_for_good
     }
     partition_log::log_conformance! { fixture =>
         a_log_with_a_base_begins_after_it

@@ -15,7 +15,7 @@ use super::logs::Logs;
 use super::place::{Place, STREAM_NOT_FOUND, unavailable};
 use super::registry::{self, Swap};
 use crate::position::{check_base, check_incarnation, check_same};
-use crate::{LogError, ProvisionError, Registration};
+use crate::{LogError, Passage, ProvisionError, Registration};
 use async_nats::HeaderMap;
 use async_nats::jetstream::stream::{Config, Info};
 use bytes::Bytes;
@@ -34,6 +34,45 @@ struct Purged {
 }
 
 impl Logs {
+    /// Removes what a discarded copy left: a stream that was made for a log that arrives, and that no entry names.
+    async fn remove_leftover(
+        &self,
+        place: &Place,
+        registration: &Registration,
+    ) -> Result<(), ProvisionError> {
+        if !matches!(registration.passage, Some(Passage::Arriving { .. })) {
+            return Ok(());
+        }
+        let failed = |failure: Failure| ProvisionError::Log(place.unavailable(&failure));
+        let look = match place.look_at_any(&self.link).await {
+            Ok(look) => look,
+            Err(Failure::Refused {
+                code: STREAM_NOT_FOUND,
+                ..
+            }) => return Ok(()),
+            Err(failure) => return Err(failed(failure)),
+        };
+        let found = look.config.metadata.get(REGISTRATION);
+        let found: Option<Registration> = found.and_then(|text| serde_json::from_str(text).ok());
+        match found.and_then(|found| found.passage) {
+            Some(Passage::Arriving { .. }) => self.remove_stream(place).await.map_err(failed),
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes the stream of a copy that was given up.
+    pub(super) async fn remove_stream(&self, place: &Place) -> Result<(), Failure> {
+        let subject = format!("STREAM.DELETE.{}", place.stream);
+        match self.link.api::<serde_json::Value>(&subject, &()).await {
+            Ok(_)
+            | Err(Failure::Refused {
+                code: STREAM_NOT_FOUND,
+                ..
+            }) => Ok(()),
+            Err(failure) => Err(failure),
+        }
+    }
+
     pub(super) async fn provision(&self, registration: &Registration) -> Result<(), ProvisionError> {
         check_base(registration)?;
         let partition = registration.partition;
@@ -49,6 +88,7 @@ impl Logs {
                 Err(error) => return Err(error.into()),
             }
             let place = Place::new(&self.names, registration);
+            self.remove_leftover(&place, registration).await?;
             self.create_stream(&place, registration).await?;
             let limit = self.options.request_timeout;
             match registry::create(&self.link, &self.names, registration, limit).await {
@@ -68,7 +108,7 @@ impl Logs {
     async fn create_stream(&self, place: &Place, registration: &Registration) -> Result<(), ProvisionError> {
         let partition = place.partition;
         let failed = |failure: Failure| ProvisionError::Log(place.unavailable(&failure));
-        let first = registration.first_lsn().get();
+        let first = registration.first_trim_point().next().get();
         let mut config = settings::log_stream(
             place.stream.clone(),
             place.subject.clone(),
@@ -107,7 +147,16 @@ impl Logs {
         check_same(&found, registration).map_err(|_| ProvisionError::Exists {
             partition,
             found: found.incarnation,
-        })
+        })?;
+        // Its records may begin elsewhere: a stream that is there keeps its place.
+        let trim_point = look.bounds.trim_point;
+        if registration.passage.is_some() && trim_point != registration.first_trim_point() {
+            let stream = &place.stream;
+            return Err(failed(Failure::NotSent(format!(
+                "the stream {stream} is there and begins elsewhere: remove it"
+            ))));
+        }
+        Ok(())
     }
 
     /// Seals a log or takes that back: one setting of its stream, which its leader checks with every message. So nothing
@@ -176,6 +225,7 @@ impl Logs {
     ) -> Result<Lsn, LogError> {
         let entry = self.entry(partition).await?;
         check_incarnation(&entry.registration, incarnation)?;
+        entry.registration.check_trim()?;
         let known = self.of(partition, incarnation).await?;
         let Bounds { trim_point, tail } = self.look(&known).await?.bounds;
         // The servers would move the tail for a trim beyond it.

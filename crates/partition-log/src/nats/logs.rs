@@ -9,6 +9,7 @@ use super::registry::{self, Entry};
 use super::{core::settings, link::Failure};
 use crate::position::{check_batch, check_incarnation};
 use crate::{AppendError, LogError, Registration};
+use async_nats::jetstream::stream::Config;
 use bytes::Bytes;
 use snapshot_store::{Incarnation, Lsn, PartitionId};
 use std::{
@@ -103,6 +104,37 @@ impl Logs {
         Ok(known)
     }
 
+    /// Returns a log as its passage is now: one that is on its way may have got somewhere since it was known.
+    pub(super) async fn current(&self, known: Arc<Known>) -> Result<Arc<Known>, LogError> {
+        if known.registration.passage.is_none() {
+            return Ok(known);
+        }
+        let partition = known.registration.partition;
+        self.entry(partition).await?;
+        self.any(partition).await
+    }
+
+    /// Refuses a log whose passage lets nobody use it.
+    pub(super) async fn check_use(&self, known: Arc<Known>) -> Result<Arc<Known>, LogError> {
+        let known = self.current(known).await?;
+        known.registration.check_use()?;
+        Ok(known)
+    }
+
+    /// Returns the log of a partition, whatever its incarnation, if it may be used.
+    pub(super) async fn usable(&self, partition: PartitionId) -> Result<Arc<Known>, LogError> {
+        let known = self.any(partition).await?;
+        self.check_use(known).await
+    }
+
+    /// Refuses a log that left, by what the registry says now: whatever is known of it, what leaves is sealed by its stream.
+    pub(super) async fn check_sealed(&self, partition: PartitionId, config: &Config) -> Result<(), LogError> {
+        if settings::is_sealed(config) {
+            self.entry(partition).await?.registration.check_use()?;
+        }
+        Ok(())
+    }
+
     /// Asks how a log stands.
     pub(super) async fn look(&self, known: &Known) -> Result<Look, LogError> {
         match known.place.look(&self.link).await {
@@ -155,6 +187,34 @@ impl Logs {
     ) -> Result<Lsn, AppendError> {
         let bytes = check_batch(&batch)?;
         let known = self.of(partition, incarnation).await?;
+        let known = self.current(known).await?;
+        known.registration.check_append()?;
+        self.append_to(known, batch, bytes, expected_tail).await
+    }
+
+    /// Appends records that come from the place that the log is moved from.
+    pub(super) async fn import(
+        &self,
+        partition: PartitionId,
+        incarnation: Incarnation,
+        batch: Vec<Bytes>,
+        expected_tail: Lsn,
+    ) -> Result<Lsn, AppendError> {
+        let bytes = check_batch(&batch)?;
+        let known = self.of(partition, incarnation).await?;
+        let known = self.current(known).await?;
+        known.registration.check_import()?;
+        self.append_to(known, batch, bytes, Some(expected_tail)).await
+    }
+
+    async fn append_to(
+        &self,
+        known: Arc<Known>,
+        batch: Vec<Bytes>,
+        bytes: usize,
+        expected_tail: Option<Lsn>,
+    ) -> Result<Lsn, AppendError> {
+        let (partition, incarnation) = (known.registration.partition, known.incarnation());
         let (reply, outcome) = oneshot::channel();
         let pending = Pending {
             batch,
@@ -178,6 +238,7 @@ impl Logs {
             Err(NotAppended::Closed(closed)) => {
                 let entry = self.entry(partition).await?;
                 check_incarnation(&entry.registration, incarnation)?;
+                entry.registration.check_use()?;
                 match closed {
                     Closed::Sealed => Err(AppendError::Sealed),
                     Closed::Gone => Err(self.why_gone(&known.place).await.into()),

@@ -5,6 +5,7 @@
 //! - `link`: the connection, and requests that fail in three ways told apart. `names`: of streams and subjects.
 //! - `logs`: which logs are known. `registry`: which ones exist. `place`: how one stands.
 //! - `appender`: batches, one at a time. `reader` and `consumer`: read streams. `admin`: provision, seal, trim.
+//!   `moving`: what moving a log to or from another engine needs.
 //! - `core`: settings, positions and groups, decided on plain values.
 //!
 //! Invariants:
@@ -23,6 +24,7 @@ mod core;
 mod link;
 mod logs;
 pub mod metrics;
+mod moving;
 mod names;
 mod options;
 mod place;
@@ -112,9 +114,11 @@ impl Log for NatsLog {
     }
 
     async fn info(&self, partition: PartitionId) -> Result<LogInfo, LogError> {
-        let known = self.0.any(partition).await?;
+        let known = self.0.usable(partition).await?;
         let incarnation = known.incarnation();
-        let bounds = self.0.look(&known).await?.bounds;
+        let look = self.0.look(&known).await?;
+        self.0.check_sealed(partition, &look.config).await?;
+        let bounds = look.bounds;
         Ok(LogInfo {
             incarnation,
             trim_point: bounds.trim_point,
@@ -141,7 +145,8 @@ impl Log for NatsLog {
         from: Lsn,
     ) -> Result<RecordStream, ReadError> {
         let known = self.0.of(partition, incarnation).await?;
-        reader::open(Arc::clone(&self.0), Arc::clone(&known.place), from).await
+        let known = self.0.check_use(known).await?;
+        reader::open(Arc::clone(&self.0), Arc::clone(&known.place), from, false).await
     }
 }
 

@@ -45,6 +45,8 @@ const SKIPS_MAX: u32 = 5;
 struct Reader {
     logs: Arc<Logs>,
     place: Arc<Place>,
+    /// Reads whatever the passage of the log.
+    moving: bool,
     next: Lsn,
     /// Where the log ended when the servers said so last.
     tail: Lsn,
@@ -61,10 +63,16 @@ struct Reader {
 }
 
 /// Opens a read stream, if the log can be read from `from`.
-pub(super) async fn open(logs: Arc<Logs>, place: Arc<Place>, from: Lsn) -> Result<RecordStream, ReadError> {
+pub(super) async fn open(
+    logs: Arc<Logs>,
+    place: Arc<Place>,
+    from: Lsn,
+    moving: bool,
+) -> Result<RecordStream, ReadError> {
     let mut reader = Reader {
         logs,
         place,
+        moving,
         next: from,
         tail: from,
         consumer: None,
@@ -279,6 +287,11 @@ impl Reader {
                 }
                 Err(failure) => return Err(failure.into()),
             };
+            if !self.moving
+                && let Err(error) = self.logs.check_sealed(self.place.partition, &look.config).await
+            {
+                return Err(Trouble::End(error.into()));
+            }
             let bounds = look.bounds;
             let step = Step::at(bounds.trim_point, bounds.tail, self.next);
             match (step, step.error()) {

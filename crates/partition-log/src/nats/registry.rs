@@ -1,7 +1,7 @@
-//! The registry: a key-value bucket with one entry per partition, created and removed by compare-and-set.
+//! The registry: a key-value bucket with one entry per partition, created, changed and removed by compare-and-set.
 //!
-//! An entry never changes: whether a log is sealed is a setting of its stream, so that there is one place that says
-//! it, and it is the one that refuses the appends.
+//! Nothing but a log's passage to another place changes in its entry: whether a log is sealed is a setting of its stream,
+//! so that there is one place that says it, and it is the one that refuses the appends.
 
 use super::core::settings;
 use super::link::{Failure, Link, understand};
@@ -135,6 +135,31 @@ pub(super) async fn create(
         None => 0,
     };
     swap(link, &subject, revision, HeaderMap::new(), value.into(), limit).await
+}
+
+/// Replaces an entry.
+pub(super) async fn replace(
+    link: &Link,
+    names: &Names,
+    entry: &Entry,
+    registration: &Registration,
+    limit: Duration,
+) -> Result<Swap, Failure> {
+    let registration = Registration {
+        sealed: false,
+        ..registration.clone()
+    };
+    let value = serde_json::to_vec(&registration).map_err(|error| Failure::NotSent(error.to_string()))?;
+    let subject = names.registry_subject(Some(registration.partition));
+    swap(
+        link,
+        &subject,
+        entry.revision,
+        HeaderMap::new(),
+        value.into(),
+        limit,
+    )
+    .await
 }
 
 /// Removes an entry.
