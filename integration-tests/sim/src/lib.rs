@@ -9,20 +9,31 @@
 //! | `plan` | what a seed stands for: the size of the cluster and the faults it meets |
 //! | `world` | what everything shares: randomness, the trace, counters, violations |
 //! | `net` | listeners and connectors in the simulated network |
+//! | `parts`, `reads` | uploads in several parts, and answers of the store that end early or are old |
 //! | `sim_log`, `sim_store`, `state` | log, object store and partition database, with faults |
+//! | `rpc`, `node_log`, `node_disk` | faults between the shipped parts of a node and what they call |
 //! | `nodes`, `client` | what runs on each host |
-//! | `truth`, `oracle` | what a log's records amount to, and the rules that are checked against it |
-//! | `storm` | one run: the storm, the calm after it, the verdict |
+//! | `truth`, `history`, `oracle` | what a log's records amount to, and the rules that are checked against it |
+//! | `storm`, `damage`, `harm`, `calm` | one run: the storm, what happens to what is stored, the calm after it, the verdict |
 //! | `batch` | many runs, each in a process of its own |
 
 pub mod batch;
+mod calm;
 mod client;
 mod counters;
+mod damage;
+mod harm;
+mod history;
 mod net;
+mod node_disk;
+mod node_log;
 mod nodes;
 mod oracle;
+mod parts;
 mod plan;
+mod reads;
 mod report;
+mod rpc;
 mod sim_log;
 mod sim_store;
 mod state;

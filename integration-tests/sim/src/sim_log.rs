@@ -47,7 +47,7 @@ fn append(
     let appended = appended.unwrap_or_else(|| Err(SimLog::unknown()));
     match &appended {
         Ok(last) => {
-            let known = world.oracle(|oracle| Some(oracle.truth(partition)?.append(&batch)));
+            let known = world.oracle(|oracle| Some(oracle.history(partition)?.append(&batch)));
             if known != Some(*last) {
                 world.violate(format!(
                     "the log of {partition} is at {last}, its records are at {known:?}"

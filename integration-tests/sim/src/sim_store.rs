@@ -1,6 +1,11 @@
 //! The object store as one node sees it: in memory, with latency and faults. The oracle looks at every change.
 
-use crate::{plan::FaultClass, world::World};
+use crate::{
+    parts::SlowParts,
+    plan::FaultClass,
+    reads::{drag, maybe_stale, maybe_truncate},
+    world::World,
+};
 use async_trait::async_trait;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream, stream::BoxStream};
 use object_store::{
@@ -17,11 +22,11 @@ const CRASH_CHANCE: f64 = 0.002;
 /// The store as `node` sees it.
 #[derive(Clone)]
 pub(crate) struct SimStore {
-    world: World,
+    pub(crate) world: World,
     node: String,
 }
 
-fn fault() -> Error {
+pub(crate) fn fault() -> Error {
     Error::Generic {
         store: "simulated",
         source: "a simulated fault".into(),
@@ -59,9 +64,10 @@ impl SimStore {
     }
 
     /// The way to the store: latency, and what keeps the request from arriving.
-    async fn there(&self) -> Result<()> {
+    pub(crate) async fn there(&self) -> Result<()> {
         let world = &self.world;
         world.lag(1..15).await;
+        world.wait_for_time(&self.node).await;
         if world.strikes(FaultClass::StoreSlow, CHANCE) {
             world.lag(500..5000).await;
         }
@@ -81,7 +87,8 @@ impl SimStore {
     }
 
     /// The way back: what keeps the answer from arriving.
-    async fn back<T>(&self, done: Result<T>) -> Result<T> {
+    pub(crate) async fn back<T>(&self, done: Result<T>) -> Result<T> {
+        self.world.wait_for_time(&self.node).await;
         self.maybe_crash("after").await;
         if self.world.strikes(FaultClass::StoreAfter, CHANCE) {
             return Err(fault());
@@ -134,12 +141,20 @@ impl ObjectStore for SimStore {
     ) -> Result<Box<dyn MultipartUpload>> {
         self.world.counters().count("multipart upload begun");
         self.there().await?;
-        self.world.raw().put_multipart_opts(path, options).await
+        let inner = self.world.raw().put_multipart_opts(path, options).await?;
+        Ok(Box::new(SlowParts::new(self.clone(), path.clone(), inner)))
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
         self.there().await?;
-        self.world.raw().get_opts(path, options).await
+        drag(&self.world, path).await;
+        let stale = maybe_stale(&self.world, path).filter(|_| !options.head);
+        let read = match stale {
+            Some(read) => read,
+            None => self.world.raw().get_opts(path, options).await?,
+        };
+        let read = maybe_truncate(&self.world, path, read).await?;
+        self.back(Ok(read)).await
     }
 
     fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {

@@ -57,6 +57,8 @@ struct State {
     later: Vec<(Duration, Later)>,
     crashes: BTreeSet<String>,
     outages: BTreeMap<String, Duration>,
+    /// Nodes that get no time: since when, and until when.
+    pauses: BTreeMap<String, (Duration, Duration)>,
     workers: BTreeMap<String, Arc<Worker>>,
     lives: BTreeMap<String, u64>,
 }
@@ -82,6 +84,7 @@ impl World {
             later: Vec::new(),
             crashes: BTreeSet::new(),
             outages: BTreeMap::new(),
+            pauses: BTreeMap::new(),
             workers: BTreeMap::new(),
             lives: BTreeMap::new(),
         };
@@ -183,6 +186,7 @@ impl World {
         let mut state = self.state();
         state.calm = true;
         state.outages.clear();
+        state.pauses.clear();
     }
 
     /// Returns whether clients have stopped.
@@ -247,6 +251,11 @@ impl World {
         self.state().crashes.insert(node.to_owned());
     }
 
+    /// Returns whether `node` stops at the end of this step.
+    pub(crate) fn stops(&self, node: &str) -> bool {
+        self.state().crashes.contains(node)
+    }
+
     pub(crate) fn take_crashes(&self) -> BTreeSet<String> {
         std::mem::take(&mut self.state().crashes)
     }
@@ -260,6 +269,26 @@ impl World {
     pub(crate) fn has_outage(&self, node: &str) -> bool {
         let now = self.now();
         self.state().outages.get(node).is_some_and(|until| now < *until)
+    }
+
+    /// Has `node` get no answers of the store, and its clock stand still, until then.
+    pub(crate) fn pause(&self, node: &str, until: Duration) {
+        let now = self.now();
+        self.state().pauses.insert(node.to_owned(), (now, until));
+    }
+
+    /// Returns since when and until when `node` gets no time, if it does not.
+    fn pause_of(&self, node: &str) -> Option<(Duration, Duration)> {
+        let now = self.now();
+        let pause = self.state().pauses.get(node).copied();
+        pause.filter(|(_, until)| now < *until)
+    }
+
+    /// Waits until `node` gets time again.
+    pub(crate) async fn wait_for_time(&self, node: &str) {
+        while self.pause_of(node).is_some() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Remembers the worker that runs on a node now; `None` when none does.
@@ -299,6 +328,7 @@ impl World {
         Seams {
             clock: Arc::new(NodeClock {
                 world: self.clone(),
+                node: node.to_owned(),
                 skew_ms,
             }),
             entropy: Entropy::seeded(seed),
@@ -309,12 +339,15 @@ impl World {
 /// The clock of one node.
 struct NodeClock {
     world: World,
+    node: String,
     skew_ms: i64,
 }
 
 impl Clock for NodeClock {
     fn now(&self) -> Timestamp {
-        let elapsed = self.world.now().as_millis() as u64;
+        let now = self.world.now();
+        let now = self.world.pause_of(&self.node).map_or(now, |(since, _)| since);
+        let elapsed = now.as_millis() as u64;
         Timestamp::from_millis((EPOCH_MS + elapsed).saturating_add_signed(self.skew_ms))
     }
 }
