@@ -81,6 +81,7 @@ impl Storm<'_> {
         let begun = self.now;
         self.world.event("the storm is over");
         self.world.calm();
+        self.end_phases();
         harm::undo(&self.world);
         self.end_what_is_over(true);
         let partitions = (0..self.world.plan().partitions).map(PartitionId::new);

@@ -1,6 +1,7 @@
 //! What becomes of stored snapshots: a byte flips, or files go.
 
 use crate::{plan::FaultClass, storm::Storm};
+use bytes::Bytes;
 use futures::FutureExt;
 use object_store::ObjectStoreExt;
 use snapshot_store::PartitionId;
@@ -29,11 +30,14 @@ impl Storm<'_> {
                     let found = raw.get(&path).now_or_never().and_then(Result::ok);
                     let bytes = found.and_then(|found| found.bytes().now_or_never()?.ok());
                     let mut bytes = bytes.map(|bytes| bytes.to_vec()).unwrap_or_default();
+                    let before = Bytes::from(bytes.clone());
                     let at = draw as usize % bytes.len().max(1);
                     if let Some(byte) = bytes.get_mut(at) {
                         *byte ^= 1 << (draw % 8);
                     }
                     self.world.event(format!("a byte of {path} flips"));
+                    let name = path.filename().unwrap_or_default();
+                    self.world.note_flip(name, before, bytes.clone().into());
                     raw.put(&path, bytes.into()).now_or_never();
                     self.world.oracle(|oracle| oracle.after_write(&path));
                 }

@@ -19,7 +19,7 @@ const RECORDS_LOST: std::ops::Range<u64> = 1..25;
 /// What somebody did to a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Harm {
-    /// Its pointer was deleted. A new snapshot heals that.
+    /// Its pointer was deleted. A new snapshot heals that, where a replica is left to make one.
     PointerDeleted,
     /// Another cluster's pointer is in the place of its own, until it is taken away.
     PointerForeign {
@@ -93,17 +93,17 @@ fn displace_pointer(world: &World, partition: PartitionId) {
         .now_or_never();
 }
 
-/// Takes foreign pointers away again: what an operator does who finds them.
+/// Puts pointers back that are foreign or still gone: what an operator does who finds them so. (One that is gone comes back by
+/// itself, unless no replica is left that could make a snapshot.)
 pub(crate) fn undo(world: &World) {
     for partition in (0..world.plan().partitions).map(PartitionId::new) {
-        let foreign =
-            world.oracle(|oracle| matches!(oracle.harm(partition), Some(Harm::PointerForeign { .. })));
-        if !foreign {
-            continue;
-        }
         let path = pointer_path(partition);
         let own = world.oracle(|oracle| {
-            oracle.after_write(&path);
+            match oracle.harm(partition)? {
+                Harm::PointerForeign { .. } => oracle.after_write(&path),
+                Harm::PointerDeleted if oracle.pointer(partition).is_none() => {}
+                _ => return None,
+            }
             oracle.set_harm(partition, None);
             oracle.own_pointer(partition)
         });

@@ -24,6 +24,11 @@ impl History {
         &mut self.current
     }
 
+    /// Returns the record at `lsn`, also when the log has trimmed it.
+    pub(crate) fn record(&self, lsn: Lsn) -> Option<Bytes> {
+        self.current.record(lsn)
+    }
+
     /// Adds the records of one append; returns the LSN of the last.
     pub(crate) fn append(&mut self, batch: &[Bytes]) -> Lsn {
         self.current.append(batch)

@@ -2,7 +2,7 @@
 //!
 //! A node that is about to stop writes nothing any more: what it does until the end of the step fails.
 
-use crate::{plan::FaultClass, state::MemoryEngine, world::World};
+use crate::{plan::FaultClass, plant, state::MemoryEngine, world::World};
 use snapshot_worker::processor::{Changes, StateEngine, StateError, StateSnapshot, StateStore};
 use std::{fs, path::Path, sync::Arc};
 
@@ -42,6 +42,8 @@ fn step(world: &World, node: &str, work: &str) -> Result<(), StateError> {
 impl StateEngine for NodeDisk {
     fn open(&self, dir: &Path) -> Result<Arc<dyn StateStore>, StateError> {
         step(&self.world, &self.node, "opening a state")?;
+        plant::spoil(&self.world, &self.node, dir)
+            .map_err(|error| StateError::Failed(format!("{}: {error}", dir.display())))?;
         Ok(Arc::new(NodeState {
             world: self.world.clone(),
             node: self.node.clone(),

@@ -1,8 +1,13 @@
 //! The log as one node sees it: the shipped client, and a node that may stop while a request is under way.
 
-use crate::{plan::FaultClass, world::World};
+use crate::{
+    plan::FaultClass,
+    plant::{self, Plant},
+    world::World,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::{StreamExt, stream};
 use partition_log::{
     AppendError, Log, LogAdmin, LogError, LogInfo, ProvisionError, ReadError, RecordStream, Registration,
 };
@@ -37,13 +42,14 @@ impl<L> NodeLog<L> {
 }
 
 #[async_trait]
-impl<L: Log> Log for NodeLog<L> {
+impl<L: Log + Clone> Log for NodeLog<L> {
     async fn registration(&self, partition: PartitionId) -> Result<Registration, LogError> {
         self.step(self.inner.registration(partition)).await
     }
 
     async fn info(&self, partition: PartitionId) -> Result<LogInfo, LogError> {
-        self.step(self.inner.info(partition)).await
+        let info = self.step(self.inner.info(partition)).await?;
+        Ok(plant::info(&self.world, &self.node, info))
     }
 
     async fn append(
@@ -63,7 +69,16 @@ impl<L: Log> Log for NodeLog<L> {
         incarnation: Incarnation,
         from: Lsn,
     ) -> Result<RecordStream, ReadError> {
-        self.step(self.inner.read(partition, incarnation, from)).await
+        let read = self.step(self.inner.read(partition, incarnation, from)).await;
+        if self.world.has_planted(Plant::SkipGap) {
+            let stream = read.unwrap_or_else(|error| stream::iter([Err(error)]).boxed());
+            let missed = self
+                .world
+                .oracle(|oracle| oracle.history(partition)?.record(from));
+            let skipped = (self.inner.clone(), missed);
+            return Ok(plant::skip_gaps(skipped, partition, incarnation, from, stream));
+        }
+        read
     }
 }
 

@@ -1,9 +1,11 @@
 //! What runs on each host: the shipped parts, put together as the binary does it.
 
 use crate::{
+    machine::VersionedMachine,
     net,
     node_disk::NodeDisk,
     node_log::NodeLog,
+    plan::FaultClass,
     rpc::RpcFaults,
     sim_log::SimLog,
     sim_store::SimStore,
@@ -23,11 +25,14 @@ use snapshot_worker::{
     processor::{Worker, WorkerOptions},
 };
 use std::{sync::Arc, time::Duration};
-use tidemark::kv::{machine::KvMachine, service::KvServer};
+use tidemark::kv::service::KvServer;
 use tokio_util::sync::CancellationToken;
 
 /// The host of the log.
 pub(crate) const LOG: &str = "log";
+
+/// In how many of their lives admins only show what they would do.
+const DRY_RUN_CHANCE: f64 = 0.5;
 
 /// How long a node waits before it asks the store again who it is.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
@@ -94,7 +99,9 @@ pub(crate) async fn worker(world: World, name: String) -> turmoil::Result {
     let seams = repository.seams().clone();
     let worker = Arc::new(Worker::start_with_engine(
         options,
-        Arc::new(KvMachine),
+        Arc::new(VersionedMachine {
+            newer_by: u32::from(world.is_updated(&name)),
+        }),
         Arc::new(NodeDisk {
             world: world.clone(),
             node: name.clone(),
@@ -113,7 +120,7 @@ pub(crate) async fn worker(world: World, name: String) -> turmoil::Result {
     Ok(())
 }
 
-/// The policy of all admins.
+/// The policy of an admin, for one life.
 fn policy(world: &World) -> Policy {
     let plan = world.plan();
     Policy {
@@ -128,6 +135,7 @@ fn policy(world: &World) -> Policy {
         snapshots_per_node_max: 2,
         prune: Some(plan.prune),
         trim_delay_ms: plan.trim_delay_ms,
+        dry_run: world.strikes(FaultClass::DryRun, DRY_RUN_CHANCE),
         ..Policy::default()
     }
 }

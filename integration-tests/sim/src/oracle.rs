@@ -120,6 +120,11 @@ impl Oracle {
         Some(self.raw.head(path).now_or_never()?.ok()?.e_tag)
     }
 
+    /// Returns the content of an object.
+    pub(crate) fn object(&self, key: &str) -> Option<Bytes> {
+        Some(self.get(&Path::from(key))?.0)
+    }
+
     pub(crate) fn pointer(&self, partition: PartitionId) -> Option<Pointer> {
         let key = Keys::pointer(partition);
         Pointer::decode(&key, &self.get(&Path::from(key.as_str()))?.0).ok()
@@ -196,7 +201,13 @@ impl Oracle {
             .and_then(Result::ok)
             .map_or(Lsn::ZERO, |info| info.trim_point);
         if let Some(known) = self.partitions.get_mut(&partition) {
+            let moved = trim_point > known.trim_point;
             known.trim_point = trim_point;
+            if moved && let Err(what) = known.check_guard() {
+                self.violations.push(format!(
+                    "rule 1: partition {partition} is trimmed to {trim_point}, {what}"
+                ));
+            }
         }
         self.check_cover(partition);
         trim_point
@@ -449,6 +460,28 @@ impl Oracle {
 }
 
 impl Partition {
+    /// Checks that a trim that took place stays within the guard: as many snapshots as it must rest on are at the trim point or
+    /// above. Whether they were damaged since is another question.
+    fn check_guard(&self) -> Result<(), String> {
+        if matches!(self.harm, Some(Harm::PointerDeleted)) {
+            return Ok(());
+        }
+        let Some(pointer) = &self.pointer else {
+            return Err("and there never was a pointer".to_owned());
+        };
+        let above = pointer
+            .snapshots
+            .iter()
+            .filter(|entry| entry.lsn >= self.trim_point);
+        let (above, wanted) = (above.count(), pointer.restorable_snapshots_min as usize);
+        match above >= wanted {
+            true => Ok(()),
+            false => Err(format!(
+                "and the pointer names {above} snapshots there, not {wanted}"
+            )),
+        }
+    }
+
     /// Returns whether a restore finds a snapshot: the pointer names it, or did before somebody took the pointer away.
     fn is_named(&self, id: &SnapshotId) -> bool {
         let named = |pointer: &Pointer| pointer.snapshots.iter().any(|entry| entry.snapshot_id == *id);

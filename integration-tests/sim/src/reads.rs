@@ -3,7 +3,7 @@
 use crate::{plan::FaultClass, world::World};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use object_store::{Error, GetResult, GetResultPayload, ObjectMeta, Result, path::Path};
+use object_store::{Error, GetRange, GetResult, GetResultPayload, ObjectMeta, Result, path::Path};
 
 /// How often an answer is one of those, where the class is on.
 const CHANCE: f64 = 0.01;
@@ -65,9 +65,22 @@ pub(crate) fn maybe_stale(world: &World, path: &Path) -> Option<GetResult> {
     let (bytes, e_tag) = world.oracle(|oracle| oracle.pointer_before(path))?;
     world.counters().count("stale pointer read");
     world.event(format!("{path} is read as it was before {e_tag:?}"));
+    Some(answer(path, bytes, e_tag, None))
+}
+
+/// Makes an answer to a read of `path`, of all of it or of a range.
+pub(crate) fn answer(
+    path: &Path,
+    bytes: Bytes,
+    e_tag: Option<String>,
+    range: Option<&GetRange>,
+) -> GetResult {
     let size = bytes.len() as u64;
-    Some(GetResult {
-        payload: GetResultPayload::Stream(stream::iter([Ok(bytes)]).boxed()),
+    let range = range.and_then(|range| range.as_range(size).ok());
+    let range = range.unwrap_or(0..size);
+    let part = bytes.slice(range.start as usize..range.end as usize);
+    GetResult {
+        payload: GetResultPayload::Stream(stream::iter([Ok(part)]).boxed()),
         meta: ObjectMeta {
             location: path.clone(),
             last_modified: Default::default(),
@@ -75,8 +88,8 @@ pub(crate) fn maybe_stale(world: &World, path: &Path) -> Option<GetResult> {
             e_tag,
             version: None,
         },
-        range: 0..size,
+        range,
         attributes: Default::default(),
         extensions: Default::default(),
-    })
+    }
 }

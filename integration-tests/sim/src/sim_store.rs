@@ -3,6 +3,7 @@
 use crate::{
     parts::SlowParts,
     plan::FaultClass,
+    plant,
     reads::{drag, maybe_stale, maybe_truncate},
     world::World,
 };
@@ -96,6 +97,20 @@ impl SimStore {
         done
     }
 
+    async fn put_faulty(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.there().await?;
+        if self.world.strikes(FaultClass::StoreLate, CHANCE) {
+            self.world.event(format!("store holds a put of {path} up"));
+            let path = path.clone();
+            self.world.later(50..8000, move |world| {
+                put(world, &path, payload, options).ok();
+            });
+            return Err(fault());
+        }
+        let done = put(&self.world, path, payload, options);
+        self.back(done).await
+    }
+
     async fn maybe_crash(&self, moment: &str) {
         if self.world.strikes(FaultClass::CrashAtRequest, CRASH_CHANCE) {
             self.world
@@ -121,17 +136,11 @@ impl fmt::Display for SimStore {
 #[async_trait]
 impl ObjectStore for SimStore {
     async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        self.there().await?;
-        if self.world.strikes(FaultClass::StoreLate, CHANCE) {
-            self.world.event(format!("store holds a put of {path} up"));
-            let path = path.clone();
-            self.world.later(50..8000, move |world| {
-                put(world, &path, payload, options).ok();
-            });
-            return Err(fault());
-        }
-        let done = put(&self.world, path, payload, options);
-        self.back(done).await
+        plant::before_put(&self.world, path, &payload).await;
+        let mode = plant::mode(&self.world, path, options.mode.clone());
+        let options = PutOptions { mode, ..options };
+        let answer = self.put_faulty(path, payload.clone(), options).await;
+        plant::after_put(&self.world, self, path, payload, answer).await
     }
 
     async fn put_multipart_opts(
@@ -148,6 +157,9 @@ impl ObjectStore for SimStore {
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
         self.there().await?;
         drag(&self.world, path).await;
+        if let Some(read) = plant::read(&self.world, &self.node, path, &options) {
+            return Ok(read);
+        }
         let stale = maybe_stale(&self.world, path).filter(|_| !options.head);
         let read = match stale {
             Some(read) => read,

@@ -3,9 +3,10 @@
 use crate::{
     client,
     counters::Counters,
-    harm, nodes,
+    harm, nodes, operator,
     oracle::Oracle,
     plan::{FaultClass, Plan},
+    plant::Plant,
     report::Report,
     world::World,
 };
@@ -43,6 +44,8 @@ pub struct Options {
     pub storm: Duration,
     /// Folder of the nodes' disks; a file system in memory is fast.
     pub disks: PathBuf,
+    /// A bug that is planted.
+    pub plant: Option<Plant>,
     /// Where the trace goes.
     pub trace: Option<Box<dyn Write + Send>>,
 }
@@ -108,7 +111,13 @@ pub fn run(plan: Plan, options: Options) -> anyhow::Result<Report> {
     }));
     let (raw, log, cluster) = found(&plan)?;
     let oracle = Oracle::new(raw, log, &cluster);
-    let world = World::new(plan, options.disks, oracle, counters, options.trace);
+    let world = World::new(
+        (plan, options.plant),
+        options.disks,
+        oracle,
+        counters,
+        options.trace,
+    );
     let mut storm = Storm::new(world.clone(), &cluster);
     storm.pass(options.storm)?;
     let calm = storm.calm_down()?;
@@ -164,6 +173,7 @@ impl Storm<'_> {
             let name = client_name(number);
             sim.client(name.clone(), client::write(world.clone(), name));
         }
+        sim.client("operator", operator::operate(world.clone()));
         Storm {
             world,
             sim,
@@ -221,6 +231,33 @@ impl Storm<'_> {
         if self.world.strikes(FaultClass::Wipe, 0.008) {
             let node = self.any(&plan.worker_names());
             self.crash(&node, true);
+        }
+        if self.world.strikes(FaultClass::Upgrade, 0.01) {
+            let node = self.any(&plan.worker_names());
+            self.update(&node);
+        }
+    }
+
+    /// Gives a worker the newer version of the software, and starts it again.
+    fn update(&mut self, node: &str) {
+        if self.world.update(node) {
+            self.world.event(format!("{node} is updated"));
+            self.crash(node, false);
+        }
+    }
+
+    /// Ends what some nodes do only for a while: all workers get the newer version, and no admin holds back any more.
+    pub(crate) fn end_phases(&mut self) {
+        let plan = self.world.plan().clone();
+        if plan.has(FaultClass::Upgrade) {
+            for worker in plan.worker_names() {
+                self.update(&worker);
+            }
+        }
+        if plan.has(FaultClass::DryRun) {
+            for admin in plan.admin_names() {
+                self.crash(&admin, false);
+            }
         }
     }
 

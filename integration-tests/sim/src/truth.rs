@@ -100,6 +100,11 @@ impl Truth {
         self.last()
     }
 
+    /// Returns the record at `lsn`.
+    pub(crate) fn record(&self, lsn: Lsn) -> Option<Bytes> {
+        self.records.get(lsn.prev().get() as usize).cloned()
+    }
+
     /// Forgets the records after `last`, as the log did.
     pub(crate) fn lose_after(&mut self, last: Lsn) {
         self.records.truncate(last.get() as usize);
