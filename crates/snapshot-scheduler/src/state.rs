@@ -174,6 +174,8 @@ pub(crate) struct PartitionMemory {
     pub(crate) pointer_hint: Lsn,
     /// Trim point of the certificate as read last.
     pub(crate) certified: Option<Lsn>,
+    /// The certificate as read last, where it names snapshots that the pointer does not.
+    pub(crate) unretained: Option<Arc<Certificate>>,
     /// Passed checks of the snapshots in the pointer.
     pub(crate) checks: BTreeMap<SnapshotId, Check>,
     /// What was found wrong with damaged ones.
@@ -204,6 +206,7 @@ impl Default for PartitionMemory {
             pointer_read_at: None,
             pointer_hint: Lsn::ZERO,
             certified: None,
+            unretained: None,
             checks: BTreeMap::new(),
             damage: BTreeMap::new(),
             dismissed: BTreeSet::new(),
@@ -344,6 +347,9 @@ impl State {
         memory.pointer_failures = 0;
         memory.pointer_read_at = Some(instants.now);
         memory.certified = certificate.map(|certificate| certificate.up_to);
+        memory.unretained = certificate
+            .filter(|certificate| certificate.unretained(pointer.as_ref()).next().is_some())
+            .map(|certificate| Arc::new(certificate.clone()));
         view.archive_stale = false;
         let kept: BTreeSet<SnapshotId> = pointer
             .iter()

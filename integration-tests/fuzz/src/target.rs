@@ -157,7 +157,7 @@ fn decide_by_pointer(pointer: &Pointer) {
         applied_lsn: None,
         damaged: &BTreeSet::new(),
     };
-    if let Ok(found) = restore_candidates(pointer, &need) {
+    if let Ok(found) = restore_candidates(Some(pointer), None, &need) {
         assert!(found.entries.iter().all(|entry| entry.lsn >= latest.lsn));
     }
     let facts = DeleteFacts {
