@@ -32,6 +32,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// First wait after a failure; doubles with each further one.
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
+/// How long a pointer that is not ours is believed to be there still.
+const FOREIGN_AGE_MAX: Duration = Duration::from_secs(5);
 /// Longest wait after failures.
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
@@ -331,10 +333,17 @@ impl State {
         certificate: Option<&Certificate>,
         instants: Instants,
     ) {
+        let ours = self.view.fingerprint;
         let Some((view, memory)) = self.partition(id) else {
             return;
         };
-        memory.pointer_wanted = false;
+        // Nothing is ordered by what is not ours, and so nobody would report that it was taken away.
+        memory.pointer_wanted = pointer
+            .as_ref()
+            .is_some_and(|pointer| pointer.cluster.fingerprint != ours || pointer.partition != id);
+        if memory.pointer_wanted {
+            memory.pointer_not_before = instants.now.plus(FOREIGN_AGE_MAX);
+        }
         memory.pointer_failures = 0;
         memory.pointer_read_at = Some(instants.now);
         memory.certified = certificate.map(|certificate| certificate.up_to);
