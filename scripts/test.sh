@@ -22,6 +22,7 @@ set_up() {
     need_build_tools
     need_promtool
     need_store_servers
+    need_nats_server
     need_reader_python
 }
 

@@ -60,6 +60,7 @@ const DEPENDENCY_RULES: &[(&str, &str, &str)] = &[
     ("partition-log", "memory", "tonic prost rocksdb"),
     ("partition-log", "embedded", "tonic prost"),
     ("partition-log", "remote", "rocksdb"),
+    ("partition-log", "nats", "tonic prost rocksdb"),
     ("snapshot-worker", "", "snapshot-scheduler tidemark"),
     ("snapshot-scheduler", "", "rocksdb snapshot-worker tidemark"),
     // The model asks decisions: it needs no node.
@@ -345,6 +346,7 @@ fn metrics_are_named_only_where_they_are_described() {
             "\"tidemark_admin_",
             "\"tidemark_worker_",
             "\"tidemark_log_",
+            "\"tidemark_nats_",
             "\"tidemark_wire_",
         ];
         // The help of the demo and the reference read metrics; they export none.

@@ -1,6 +1,6 @@
 //! The contract between a partition's log and everybody who reads, appends or trims.
 
-use crate::{AppendError, LogError, ProvisionError, ReadError};
+use crate::{AppendError, LogError, Passage, ProvisionError, ReadError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -41,6 +41,9 @@ pub struct Registration {
     pub base: Option<Base>,
     /// Whether appends are refused.
     pub sealed: bool,
+    /// How far it is on its way to another place; `None` for a log that stays where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passage: Option<Passage>,
 }
 
 impl Registration {
@@ -54,6 +57,7 @@ impl Registration {
             fingerprint: cluster.cluster.fingerprint,
             base: None,
             sealed: false,
+            passage: None,
         })
     }
 

@@ -23,6 +23,16 @@ pub enum LogError {
         /// What was asked for.
         expected: Incarnation,
     },
+    /// The log was moved to another place, and lives there.
+    #[error(
+        "partition {partition}: its log was moved to {to}: let every node's configuration name that (section `log`), and start the node again"
+    )]
+    Moved {
+        /// The partition.
+        partition: PartitionId,
+        /// Where it lives.
+        to: String,
+    },
     /// The log did not answer; certainly nothing was done, or doing it again is harmless.
     #[error("partition {partition}: the log is unavailable: {detail}")]
     Unavailable {

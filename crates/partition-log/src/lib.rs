@@ -9,15 +9,21 @@
 //! | `memory` | in memory, with switches for faults |
 //! | `embedded` | its own RocksDB, one committer thread, group commit with fsync |
 //! | `remote` | gRPC server over any engine, and the client |
+//! | `nats` | NATS JetStream: one replicated stream per partition and incarnation |
 //! | `conformance` | the suite that every engine runs |
-//!
-//! A distributed engine (NATS JetStream) takes its place beside them, behind the same traits.
 
 mod contract;
+pub mod copy;
 mod error;
-#[cfg(any(feature = "memory", feature = "embedded", feature = "remote"))]
+mod moving;
+#[cfg(any(
+    feature = "memory",
+    feature = "embedded",
+    feature = "remote",
+    feature = "nats"
+))]
 #[cfg_attr(
-    not(any(feature = "memory", feature = "embedded")),
+    not(all(feature = "memory", feature = "embedded")),
     allow(dead_code, reason = "the client needs a part")
 )]
 mod position;
@@ -28,6 +34,8 @@ pub mod conformance;
 pub mod embedded;
 #[cfg(feature = "memory")]
 pub mod memory;
+#[cfg(feature = "nats")]
+pub mod nats;
 #[cfg(feature = "remote")]
 pub mod remote;
 
@@ -36,3 +44,4 @@ pub use contract::{
     RecordStream, Registration,
 };
 pub use error::{AppendError, LogError, ProvisionError, ReadError};
+pub use moving::{LogMove, Passage, may_change};

@@ -1,7 +1,7 @@
 //! Rules that all engines of this crate share: what a reader does next, and what fits one append. Pure.
 
 use crate::{AppendError, BATCH_BYTES_MAX, BATCH_RECORDS_MAX, LogError, ProvisionError, RECORD_BYTES_MAX};
-use crate::{ReadError, Registration};
+use crate::{Passage, ReadError, Registration};
 use bytes::Bytes;
 use snapshot_store::{Incarnation, Lsn};
 
@@ -88,24 +88,50 @@ pub(crate) fn check_base(registration: &Registration) -> Result<(), ProvisionErr
                 base.lsn
             ),
         })),
-        _ => Ok(()),
+        _ => check_birth(registration),
     }
 }
 
-/// Checks a repeated registration against the one in place. Sealing comes later in a log's life and is not part
-/// of what identifies it.
+/// Checks that a log which arrives begins where a log of its registration can stand.
+fn check_birth(registration: &Registration) -> Result<(), ProvisionError> {
+    let fault = match &registration.passage {
+        None => return Ok(()),
+        Some(Passage::Arriving { trim_point, .. })
+            if (registration.first_lsn().prev()..=BASE_LSN_MAX).contains(trim_point) =>
+        {
+            return Ok(());
+        }
+        Some(Passage::Arriving { trim_point, .. }) => {
+            format!(
+                "no log that begins at LSN {} can be trimmed up to {trim_point}",
+                registration.first_lsn()
+            )
+        }
+        Some(Passage::Leaving { .. } | Passage::Left { .. }) => {
+            "a log that leaves cannot be created".to_owned()
+        }
+    };
+    Err(ProvisionError::Log(LogError::Unavailable {
+        partition: registration.partition,
+        detail: fault,
+    }))
+}
+
+/// Checks a repeated registration against the one in place. Sealing and leaving come later in a log's life and are
+/// not part of what identifies it; a log that arrives is another request than one that begins.
 pub(crate) fn check_same(found: &Registration, asked: &Registration) -> Result<(), ProvisionError> {
     let same = Registration {
         sealed: found.sealed,
+        passage: found.passage.clone(),
         ..asked.clone()
     } == *found;
-    if same {
-        Ok(())
-    } else {
-        Err(ProvisionError::Exists {
+    match &asked.passage {
+        None if same => Ok(found.check_use()?),
+        Some(_) if same && asked.passage == found.passage => Ok(()),
+        _ => Err(ProvisionError::Exists {
             partition: found.partition,
             found: found.incarnation,
-        })
+        }),
     }
 }
 

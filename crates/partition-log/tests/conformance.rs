@@ -4,10 +4,10 @@ mod common;
 
 use async_trait::async_trait;
 use common::LogServer;
-use partition_log::conformance::Fixture;
+use partition_log::conformance::{Fixture, MoveFixture};
 use partition_log::embedded::{EmbeddedLog, EmbeddedOptions};
 use partition_log::memory::MemoryLog;
-use partition_log::{Log, LogAdmin};
+use partition_log::{Log, LogAdmin, LogMove};
 use std::sync::Arc;
 use tempfile::TempDir;
 
@@ -26,6 +26,12 @@ impl Fixture for InMemory {
     async fn restart(&mut self) {}
 }
 
+impl MoveFixture for InMemory {
+    fn mover(&self) -> Arc<dyn LogMove> {
+        Arc::new(self.0.clone())
+    }
+}
+
 struct Embedded {
     dir: TempDir,
     log: EmbeddedLog,
@@ -36,6 +42,10 @@ impl Embedded {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let log = EmbeddedLog::open(dir.path(), EmbeddedOptions::default()).expect("a new log opens");
         Embedded { dir, log }
+    }
+
+    async fn serve(&self) -> LogServer {
+        LogServer::start_movable(self.log(), self.admin(), self.mover()).await
     }
 }
 
@@ -53,6 +63,12 @@ impl Fixture for Embedded {
         self.log.close().await;
         self.log =
             EmbeddedLog::open(self.dir.path(), EmbeddedOptions::default()).expect("the log opens again");
+    }
+}
+
+impl MoveFixture for Embedded {
+    fn mover(&self) -> Arc<dyn LogMove> {
+        Arc::new(self.log.clone())
     }
 }
 
@@ -74,7 +90,13 @@ impl Fixture for Remote {
     async fn restart(&mut self) {
         self.server.kill();
         self.engine.restart().await;
-        self.server = LogServer::start(self.engine.log(), self.engine.admin()).await;
+        self.server = self.engine.serve().await;
+    }
+}
+
+impl MoveFixture for Remote {
+    fn mover(&self) -> Arc<dyn LogMove> {
+        Arc::new(self.server.mover())
     }
 }
 
@@ -83,6 +105,7 @@ mod memory {
         super::InMemory(super::MemoryLog::new())
     }
     partition_log::log_conformance!(fixture);
+    partition_log::log_move_conformance!(fixture);
 }
 
 mod embedded {
@@ -90,15 +113,17 @@ mod embedded {
         super::Embedded::start()
     }
     partition_log::log_conformance!(fixture);
+    partition_log::log_move_conformance!(fixture);
 }
 
 mod embedded_over_grpc {
-    use super::{Embedded, Fixture, LogServer, Remote};
+    use super::{Embedded, Remote};
 
     async fn fixture() -> Remote {
         let engine = Embedded::start();
-        let server = LogServer::start(engine.log(), engine.admin()).await;
+        let server = engine.serve().await;
         Remote { engine, server }
     }
     partition_log::log_conformance!(fixture);
+    partition_log::log_move_conformance!(fixture);
 }

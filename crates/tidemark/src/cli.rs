@@ -61,7 +61,7 @@ pub enum Command {
     Admin(roles::RoleArgs),
     /// Run a worker node.
     Worker(roles::RoleArgs),
-    /// Run the log server, look at a log, or begin lost logs anew.
+    /// Run the log server; look at logs, check, create and move them; begin lost ones anew.
     #[command(subcommand)]
     Log(commands::log::LogCommand),
     /// Show nodes and partitions as the admin sees them.
@@ -288,6 +288,11 @@ mod tests {
             "tidemark worker --config worker.toml --exit-on-stdin-close",
             "tidemark log serve --config log.toml",
             "tidemark log info",
+            "tidemark log info --log nats://n1:4222,n2:4222 --nats-login w.login --output json",
+            "tidemark log check --log http://127.0.0.1:7301 --as admin",
+            "tidemark log provision --store file:///tmp/b --log-admin http://127.0.0.1:7301 --without-workers",
+            "tidemark log copy --from http://127.0.0.1:7301 --to nats://n1:4222 --nats-prefix shop --nats-replicas 1",
+            "tidemark log copy --from http://127.0.0.1:7301 --unseal",
             "tidemark log recover --store file:///tmp/b --log-admin http://127.0.0.1:7301 --dry-run",
             "tidemark log recover --store s3://b/c --store-option region=r --log-admin http://127.0.0.1:7301 --yes --begin-empty 3,7 --partitions 0-7 --worker http://w:1",
             "tidemark cluster init --name a --partitions 8 --store file:///tmp/b --log-admin http://127.0.0.1:7301",
@@ -300,6 +305,9 @@ mod tests {
             "tidemark snapshots copy file:///tmp/a file:///tmp/b --move --at 7",
             "tidemark snapshots copy file:///tmp/a file:///tmp/b --move --name clone",
             "tidemark log recover --store file:///tmp/b",
+            "tidemark log copy --from http://127.0.0.1:7301",
+            "tidemark log copy --to http://127.0.0.1:7301",
+            "tidemark log check --as nobody",
             "tidemark log recover --store file:///tmp/b --log-admin http://l:1 --dry-run --yes",
             "tidemark log recover --store file:///tmp/b --log-admin http://l:1 --worker http://w:1 --without-workers",
         ] {

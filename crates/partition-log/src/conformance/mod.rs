@@ -5,6 +5,9 @@
 
 mod appending;
 mod concurrency;
+mod moving;
+#[cfg(feature = "nats")]
+mod nats_servers;
 mod reading;
 mod registry;
 mod subject;
@@ -14,6 +17,9 @@ use crate::{Log, LogAdmin};
 pub use appending::*;
 use async_trait::async_trait;
 pub use concurrency::*;
+pub use moving::*;
+#[cfg(feature = "nats")]
+pub use nats_servers::{NatsServers, NatsUser};
 pub use reading::*;
 pub use registry::*;
 use std::{sync::Arc, time::Duration};
@@ -81,5 +87,20 @@ macro_rules! log_conformance {
                 $crate::conformance::$case(&mut fixture).await;
             }
         )*
+    };
+}
+
+/// The cases of moving a log to another engine; `$fixture` is an `async fn() -> impl MoveFixture`.
+#[macro_export]
+macro_rules! log_move_conformance {
+    ($fixture:path) => {
+        $crate::log_conformance! { $fixture =>
+            a_leaving_log_is_read_and_takes_neither_appends_nor_trims
+            a_log_that_left_refuses_everything_for_good
+            a_passage_is_changed_by_compare_and_set
+            an_arriving_log_is_nobodys_until_it_is_switched
+            an_arriving_log_can_be_discarded_and_no_other
+            an_arriving_log_below_its_base_is_refused
+        }
     };
 }

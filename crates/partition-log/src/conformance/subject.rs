@@ -25,6 +25,7 @@ pub fn registration(partition: u32) -> Registration {
         fingerprint: Fingerprint::from_bytes([7; 16]),
         base: None,
         sealed: false,
+        passage: None,
     }
 }
 

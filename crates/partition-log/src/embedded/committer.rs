@@ -15,56 +15,23 @@
 
 use super::format::Position;
 use super::reopen::{Keeper, REOPEN_EVERY};
+use super::request::{Append, Reply, Request, refuse};
 use super::store::Store;
 use super::{Cell, Shared};
 use crate::position::{check_base, check_incarnation, check_same};
-use crate::{AppendError, LogError, ProvisionError, Registration};
-use bytes::Bytes;
+use crate::{AppendError, LogError, Passage, ProvisionError, Registration};
 use rocksdb::WriteBatch;
-use snapshot_store::{Incarnation, Lsn, PartitionId};
+use snapshot_store::{Incarnation, Lsn, PartitionId, WriteId};
 use std::{
     collections::BTreeMap,
     sync::{Arc, PoisonError},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 /// Requests of one group at most.
 const GROUP_REQUESTS_MAX: usize = 512;
 /// Bytes after which a group is closed; its last request may go beyond.
 pub(super) const GROUP_BYTES_MAX: usize = 8 << 20;
-
-type Reply<T, E> = oneshot::Sender<Result<T, E>>;
-
-/// An append whose batch fits.
-pub(super) struct Append {
-    pub(super) partition: PartitionId,
-    pub(super) incarnation: Incarnation,
-    pub(super) batch: Vec<Bytes>,
-    pub(super) bytes: usize,
-    pub(super) expected_tail: Option<Lsn>,
-}
-
-pub(super) enum Request {
-    Append(Append, Reply<Lsn, AppendError>),
-    Trim {
-        partition: PartitionId,
-        incarnation: Incarnation,
-        up_to: Lsn,
-        reply: Reply<Lsn, LogError>,
-    },
-    Seal {
-        partition: PartitionId,
-        incarnation: Incarnation,
-        sealed: bool,
-        reply: Reply<(), LogError>,
-    },
-    Provision {
-        registration: Registration,
-        reply: Reply<(), ProvisionError>,
-    },
-    /// Takes nothing more, and ends after what is in the queue.
-    Stop,
-}
 
 /// Runs until it is told to stop, or nobody is left who could ask.
 pub(super) fn run(shared: &Shared, mut requests: mpsc::Receiver<Request>, mut keeper: Keeper) {
@@ -141,24 +108,6 @@ fn refuse_all(shared: &Shared, requests: &mut mpsc::Receiver<Request>) -> Refuse
     }
 }
 
-fn refuse(request: Request, fault: &str) {
-    let detail = fault.to_owned();
-    match request {
-        Request::Append(_, reply) => drop(reply.send(Err(AppendError::Unavailable { detail }))),
-        Request::Trim { partition, reply, .. } => {
-            drop(reply.send(Err(LogError::Unavailable { partition, detail })));
-        }
-        Request::Seal { partition, reply, .. } => {
-            drop(reply.send(Err(LogError::Unavailable { partition, detail })));
-        }
-        Request::Provision { registration, reply } => {
-            let partition = registration.partition;
-            drop(reply.send(Err(LogError::Unavailable { partition, detail }.into())));
-        }
-        Request::Stop => {}
-    }
-}
-
 /// The log of a partition as the requests of the group leave it.
 struct Draft {
     registration: Registration,
@@ -168,6 +117,8 @@ struct Draft {
     bytes_since: Vec<u64>,
     moved: bool,
     registered: bool,
+    /// Nothing of it is left.
+    discarded: bool,
 }
 
 impl Draft {
@@ -179,6 +130,7 @@ impl Draft {
             bytes_since: Vec::new(),
             moved: false,
             registered: false,
+            discarded: false,
         }
     }
 }
@@ -257,6 +209,25 @@ impl<'a> Group<'a> {
                 let result = self.provision(registration);
                 self.answer_after_commit(partition, result, reply);
             }
+            Request::ChangePassage {
+                partition,
+                incarnation,
+                from,
+                to,
+                reply,
+            } => {
+                let result = self.change_passage(partition, incarnation, from.as_ref(), to);
+                self.answer_after_commit(partition, result, reply);
+            }
+            Request::Discard {
+                partition,
+                incarnation,
+                id,
+                reply,
+            } => {
+                let result = self.discard(partition, incarnation, id);
+                self.answer_after_commit(partition, result, reply);
+            }
             Request::Stop => return true,
         }
         false
@@ -285,6 +256,7 @@ impl<'a> Group<'a> {
     fn draft(&mut self, partition: PartitionId) -> Result<&mut Draft, LogError> {
         use std::collections::btree_map::Entry;
         match self.drafts.entry(partition) {
+            Entry::Occupied(entry) if entry.get().discarded => Err(LogError::Missing { partition }),
             Entry::Occupied(entry) => Ok(entry.into_mut()),
             Entry::Vacant(entry) => {
                 let cell = self.shared.cell(partition)?;
@@ -297,8 +269,9 @@ impl<'a> Group<'a> {
         let shortage = self.shortage.clone();
         let draft = self.draft(append.partition)?;
         check_incarnation(&draft.registration, append.incarnation)?;
-        if draft.registration.sealed {
-            return Err(AppendError::Sealed);
+        match append.imported {
+            true => draft.registration.check_import()?,
+            false => draft.registration.check_append()?,
         }
         let tail = draft.position.tail;
         if append.expected_tail.is_some_and(|expected| expected != tail) {
@@ -336,6 +309,7 @@ impl<'a> Group<'a> {
         let store = self.store;
         let draft = self.draft(partition)?;
         check_incarnation(&draft.registration, incarnation)?;
+        draft.registration.check_trim()?;
         let Position {
             trim_point,
             tail,
@@ -381,6 +355,35 @@ impl<'a> Group<'a> {
         Ok(())
     }
 
+    fn change_passage(
+        &mut self,
+        partition: PartitionId,
+        incarnation: Incarnation,
+        from: Option<&Passage>,
+        to: Option<Passage>,
+    ) -> Result<Option<Passage>, LogError> {
+        let draft = self.draft(partition)?;
+        check_incarnation(&draft.registration, incarnation)?;
+        let (changed, passage) = draft.registration.change_passage(from, to);
+        draft.registered |= changed;
+        Ok(passage)
+    }
+
+    fn discard(
+        &mut self,
+        partition: PartitionId,
+        incarnation: Incarnation,
+        id: WriteId,
+    ) -> Result<(), LogError> {
+        let draft = self.draft(partition)?;
+        check_incarnation(&draft.registration, incarnation)?;
+        draft.registration.check_discard(id)?;
+        draft.discarded = true;
+        let tail = draft.position.tail;
+        self.store.remove_log(&mut self.batch, partition, tail);
+        Ok(())
+    }
+
     fn provision(&mut self, registration: Registration) -> Result<(), ProvisionError> {
         check_base(&registration)?;
         let partition = registration.partition;
@@ -409,7 +412,7 @@ impl<'a> Group<'a> {
 
     /// Returns what went wrong; then this log takes nothing until it was opened again.
     fn write(&mut self) -> Option<String> {
-        for (partition, draft) in &self.drafts {
+        for (partition, draft) in self.drafts.iter().filter(|(_, draft)| !draft.discarded) {
             if draft.moved {
                 self.store
                     .put_position(&mut self.batch, *partition, &draft.position);
@@ -434,6 +437,10 @@ impl<'a> Group<'a> {
 
     fn publish(&mut self) {
         for (partition, draft) in std::mem::take(&mut self.drafts) {
+            if draft.discarded {
+                self.shared.remove(partition);
+                continue;
+            }
             match self.shared.cell(partition) {
                 Ok(cell) => cell.publish(draft.registration, draft.position),
                 Err(_) => {

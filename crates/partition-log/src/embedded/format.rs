@@ -41,11 +41,11 @@ pub(super) struct Position {
 impl Position {
     /// Returns where a new log stands.
     pub(super) fn of_new(registration: &Registration) -> Self {
-        let first = registration.first_lsn();
+        let trim_point = registration.first_trim_point();
         let bytes = registration.base.map_or(0, |base| base.log_bytes);
         Position {
-            trim_point: first.prev(),
-            tail: first,
+            trim_point,
+            tail: trim_point.next(),
             bytes_at_trim_point: bytes,
             bytes_at_tail: bytes,
         }
@@ -206,6 +206,7 @@ mod tests {
                 log_bytes: 10,
             }),
             sealed: false,
+            passage: None,
         };
         let value = encode_registration(&registration);
         let expected = format!(

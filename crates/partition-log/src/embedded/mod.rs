@@ -5,6 +5,7 @@
 //! - `format`: what is stored. `store`: where.
 //! - `committer`: group commit with fsync; the only place that changes anything.
 //! - `reserve`: room on the disk for trims. `reopen`: the way back after the disk failed.
+//! - `moving`: what moving a log to or from another engine needs.
 //! - `reader`: read streams; they wait on a partition's position and read in bounded chunks.
 //!
 //! Invariants:
@@ -18,8 +19,10 @@
 mod committer;
 mod folder;
 mod format;
+mod moving;
 mod reader;
 mod reopen;
+mod request;
 mod reserve;
 mod shared;
 mod store;
@@ -29,9 +32,9 @@ use crate::{AppendError, LogError, LogInfo, ProvisionError, ReadError, RecordStr
 use crate::{Log, LogAdmin};
 use async_trait::async_trait;
 use bytes::Bytes;
-use committer::{Append, Request};
 use folder::LogFolder;
 use reopen::Keeper;
+use request::{Append, Request};
 use shared::{Cell, Shared};
 use snapshot_store::{Incarnation, Lsn, PartitionId};
 use std::{
@@ -207,6 +210,18 @@ impl EmbeddedLog {
         answer.await.map_err(|_| NoAnswer { sent: true })
     }
 
+    async fn ask_append(&self, append: Append) -> Result<Lsn, AppendError> {
+        match self.ask(|reply| Request::Append(append, reply)).await {
+            Ok(result) => result,
+            Err(NoAnswer { sent: false }) => Err(AppendError::Unavailable {
+                detail: CLOSED.to_owned(),
+            }),
+            Err(NoAnswer { sent: true }) => Err(AppendError::Unknown {
+                detail: "the log's committer ended".to_owned(),
+            }),
+        }
+    }
+
     /// Gives disk space back once enough was trimmed; off the committer's path.
     fn reclaim(&self) {
         let shared = Arc::clone(&self.0.shared);
@@ -261,13 +276,8 @@ impl Log for EmbeddedLog {
 
     async fn info(&self, partition: PartitionId) -> Result<LogInfo, LogError> {
         let cell = self.0.shared.open_cell(partition)?;
-        let (incarnation, position) = (cell.registration().incarnation, cell.position());
-        Ok(LogInfo {
-            incarnation,
-            trim_point: position.trim_point,
-            tail: position.tail,
-            held_bytes: Some(position.held_bytes()),
-        })
+        cell.registration().check_use()?;
+        Ok(cell.info())
     }
 
     async fn append(
@@ -284,16 +294,9 @@ impl Log for EmbeddedLog {
             batch,
             bytes,
             expected_tail,
+            imported: false,
         };
-        match self.ask(|reply| Request::Append(append, reply)).await {
-            Ok(result) => result,
-            Err(NoAnswer { sent: false }) => Err(AppendError::Unavailable {
-                detail: CLOSED.to_owned(),
-            }),
-            Err(NoAnswer { sent: true }) => Err(AppendError::Unknown {
-                detail: "the log's committer ended".to_owned(),
-            }),
-        }
+        self.ask_append(append).await
     }
 
     async fn read(
@@ -302,7 +305,7 @@ impl Log for EmbeddedLog {
         incarnation: Incarnation,
         from: Lsn,
     ) -> Result<RecordStream, ReadError> {
-        reader::open(&self.0.shared, partition, incarnation, from)
+        reader::open(&self.0.shared, partition, incarnation, from, false)
     }
 }
 

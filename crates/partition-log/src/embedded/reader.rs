@@ -2,7 +2,7 @@
 //! or slow reader costs nothing and never holds up a trim or a close.
 
 use super::closed;
-use super::shared::{Shared, View};
+use super::shared::{Cell, Shared, View};
 use crate::position::{Step, check_incarnation};
 use crate::{LogError, ReadError, RecordBatch, RecordStream};
 use bytes::Bytes;
@@ -15,6 +15,9 @@ struct Reader {
     shared: Arc<Shared>,
     partition: PartitionId,
     next: Lsn,
+    cell: Arc<Cell>,
+    /// Reads whatever the passage of the log.
+    moving: bool,
     view: watch::Receiver<View>,
 }
 
@@ -30,6 +33,7 @@ pub(super) fn open(
     partition: PartitionId,
     incarnation: Incarnation,
     from: Lsn,
+    moving: bool,
 ) -> Result<RecordStream, ReadError> {
     let cell = shared.open_cell(partition)?;
     // The registry never changes a log's incarnation while it is open.
@@ -39,6 +43,8 @@ pub(super) fn open(
         partition,
         next: from,
         view: cell.watch(),
+        cell,
+        moving,
     };
     if let Some(error) = reader.step()?.error() {
         return Err(error);
@@ -61,9 +67,13 @@ impl Reader {
         let View {
             position,
             closed: is_closed,
+            usable,
         } = *self.view.borrow_and_update();
         if is_closed {
             return Err(closed(self.partition).into());
+        }
+        if !usable && !self.moving {
+            self.cell.registration().check_use()?;
         }
         Ok(Step::at(position.trim_point, position.tail, self.next))
     }

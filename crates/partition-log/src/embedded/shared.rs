@@ -4,7 +4,7 @@ use super::closed;
 use super::folder::LogFolder;
 use super::format::Position;
 use super::store::Store;
-use crate::{LogError, Registration};
+use crate::{LogError, LogInfo, Registration};
 use snapshot_store::PartitionId;
 use std::{
     collections::BTreeMap,
@@ -39,6 +39,8 @@ pub(super) struct Cell {
 pub(super) struct View {
     pub(super) position: Position,
     pub(super) closed: bool,
+    /// Whether the passage of the log lets it be used.
+    pub(super) usable: bool,
 }
 
 impl Cell {
@@ -46,6 +48,7 @@ impl Cell {
         let view = watch::Sender::new(View {
             position,
             closed: false,
+            usable: registration.check_use().is_ok(),
         });
         Cell {
             registration: Mutex::new(registration),
@@ -64,16 +67,27 @@ impl Cell {
         self.view.borrow().position
     }
 
+    pub(super) fn info(&self) -> LogInfo {
+        let position = self.position();
+        LogInfo {
+            incarnation: self.registration().incarnation,
+            trim_point: position.trim_point,
+            tail: position.tail,
+            held_bytes: Some(position.held_bytes()),
+        }
+    }
+
     pub(super) fn watch(&self) -> watch::Receiver<View> {
         self.view.subscribe()
     }
 
     /// Makes a committed change visible, and wakes the readers.
     pub(super) fn publish(&self, registration: Registration, position: Position) {
+        let usable = registration.check_use().is_ok();
         *self.registration.lock().unwrap_or_else(PoisonError::into_inner) = registration;
         self.view.send_if_modified(|view| {
-            let changed = view.position != position;
-            view.position = position;
+            let changed = view.position != position || view.usable != usable;
+            (view.position, view.usable) = (position, usable);
             changed
         });
     }
@@ -121,6 +135,18 @@ impl Shared {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(partition, cell);
+    }
+
+    /// Forgets a partition whose log was discarded; its readers end.
+    pub(super) fn remove(&self, partition: PartitionId) {
+        let cell = self
+            .cells
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&partition);
+        if let Some(cell) = cell {
+            cell.view.send_modify(|view| view.closed = true);
+        }
     }
 
     pub(super) fn failure(&self) -> Option<String> {

@@ -178,6 +178,13 @@ impl Store {
         );
     }
 
+    /// Removes everything of a partition: records up to `tail`, position and registration.
+    pub(super) fn remove_log(&self, batch: &mut WriteBatch, partition: PartitionId, tail: Lsn) {
+        self.remove_records(batch, partition, Lsn::ZERO, tail);
+        batch.delete_cf(&self.meta(), position_key(partition));
+        batch.delete_cf(&self.meta(), registration_key(partition));
+    }
+
     /// Writes `batch` and syncs it to the disk.
     pub(super) fn commit(&self, batch: WriteBatch) -> Result<(), rocksdb::Error> {
         let mut options = WriteOptions::default();

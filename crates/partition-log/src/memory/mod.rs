@@ -5,6 +5,7 @@
 //! [`MemoryLog::forget`].
 
 mod faults;
+mod moving;
 mod reader;
 
 use crate::position::{check_base, check_batch, check_incarnation, check_same};
@@ -43,12 +44,12 @@ struct Partition {
 
 impl Partition {
     fn new(registration: Registration) -> Self {
-        let first = registration.first_lsn();
+        let trim_point = registration.first_trim_point();
         Partition {
             registration,
             records: BTreeMap::new(),
-            trim_point: first.prev(),
-            tail: first,
+            trim_point,
+            tail: trim_point.next(),
             changed: watch::Sender::new(()),
         }
     }
@@ -61,9 +62,23 @@ impl Partition {
     ) -> Result<Lsn, AppendError> {
         check_incarnation(&self.registration, incarnation)?;
         check_batch(&batch)?;
-        if self.registration.sealed {
-            return Err(AppendError::Sealed);
-        }
+        self.registration.check_append()?;
+        self.put(batch, expected_tail)
+    }
+
+    fn import(
+        &mut self,
+        incarnation: Incarnation,
+        batch: Vec<Bytes>,
+        expected_tail: Lsn,
+    ) -> Result<Lsn, AppendError> {
+        check_incarnation(&self.registration, incarnation)?;
+        check_batch(&batch)?;
+        self.registration.check_import()?;
+        self.put(batch, Some(expected_tail))
+    }
+
+    fn put(&mut self, batch: Vec<Bytes>, expected_tail: Option<Lsn>) -> Result<Lsn, AppendError> {
         if expected_tail.is_some_and(|expected| expected != self.tail) {
             return Err(AppendError::TailMismatch { tail: self.tail });
         }
@@ -77,6 +92,7 @@ impl Partition {
 
     fn trim(&mut self, incarnation: Incarnation, up_to: Lsn) -> Result<Lsn, LogError> {
         check_incarnation(&self.registration, incarnation)?;
+        self.registration.check_trim()?;
         let up_to = up_to.min(self.tail.prev());
         if up_to > self.trim_point {
             self.records = self.records.split_off(&up_to.next());
@@ -84,6 +100,15 @@ impl Partition {
             self.changed.send_replace(());
         }
         Ok(self.trim_point)
+    }
+
+    fn info(&self) -> LogInfo {
+        LogInfo {
+            incarnation: self.registration.incarnation,
+            trim_point: self.trim_point,
+            tail: self.tail,
+            held_bytes: Some(self.records.values().map(|record| record.len() as u64).sum()),
+        }
     }
 }
 
@@ -227,12 +252,8 @@ impl Log for MemoryLog {
         let mut state = self.state();
         state.available(partition, |faults| faults.info_unavailable)?;
         let log = state.partition(partition)?;
-        Ok(LogInfo {
-            incarnation: log.registration.incarnation,
-            trim_point: log.trim_point,
-            tail: log.tail,
-            held_bytes: Some(log.records.values().map(|record| record.len() as u64).sum()),
-        })
+        log.registration.check_use()?;
+        Ok(log.info())
     }
 
     async fn append(
@@ -282,7 +303,7 @@ impl Log for MemoryLog {
         incarnation: Incarnation,
         from: Lsn,
     ) -> Result<RecordStream, ReadError> {
-        reader::open(self, partition, incarnation, from)
+        reader::open(self, partition, incarnation, from, false)
     }
 }
 

@@ -12,6 +12,8 @@ struct Reader {
     partition: PartitionId,
     incarnation: Incarnation,
     next: Lsn,
+    /// Reads whatever the passage of the log.
+    moving: bool,
     changed: watch::Receiver<()>,
 }
 
@@ -20,6 +22,7 @@ pub(super) fn open(
     partition: PartitionId,
     incarnation: Incarnation,
     from: Lsn,
+    moving: bool,
 ) -> Result<RecordStream, ReadError> {
     let mut state = log.state();
     let changed = state.partition(partition)?.changed.subscribe();
@@ -28,6 +31,7 @@ pub(super) fn open(
         partition,
         incarnation,
         next: from,
+        moving,
         changed,
     };
     if let Some(error) = reader.step(&mut state)?.error() {
@@ -51,6 +55,9 @@ impl Reader {
         state.available(self.partition, |faults| faults.reads_unavailable)?;
         let log = state.partition(self.partition)?;
         check_incarnation(&log.registration, self.incarnation)?;
+        if !self.moving {
+            log.registration.check_use()?;
+        }
         Ok(Step::at(log.trim_point, log.tail, self.next))
     }
 

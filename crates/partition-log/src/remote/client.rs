@@ -112,13 +112,7 @@ impl<I: Interceptor + Clone + Send + Sync + 'static> Log for RemoteLog<I> {
             expected_tail: expected_tail.map(Lsn::get),
         };
         let mut client = self.0.clone();
-        match tokio::time::timeout(APPEND_TIMEOUT, client.append(request)).await {
-            Ok(Ok(reply)) => appended(reply.into_inner().outcome),
-            Ok(Err(status)) => Err(append_error(partition, &status)),
-            Err(_) => Err(AppendError::Unknown {
-                detail: format!("no answer came within {APPEND_TIMEOUT:?}"),
-            }),
-        }
+        appending(partition, client.append(request)).await
     }
 
     async fn read(
@@ -136,23 +130,42 @@ impl<I: Interceptor + Clone + Send + Sync + 'static> Log for RemoteLog<I> {
         let replies = answer(partition, QUERY_TIMEOUT, client.read(request))
             .await?
             .map_err(|status| read_error(partition, &status))?;
-        let reader = Reader {
-            partition,
-            next: from,
-            replies,
-        };
-        let items = stream::unfold(Some(reader), async |reader| {
-            let mut reader = reader?;
-            match reader.next_batch().await {
-                Ok(batch) => {
-                    reader.next = batch.end();
-                    Some((Ok(batch), Some(reader)))
-                }
-                Err(error) => Some((Err(error), None)),
-            }
-        });
-        Ok(items.boxed())
+        Ok(records(partition, from, replies))
     }
+}
+
+/// Returns what an append came to.
+pub(super) async fn appending(
+    partition: PartitionId,
+    request: impl Future<Output = Result<Response<v1::AppendReply>, Status>>,
+) -> Result<Lsn, AppendError> {
+    match tokio::time::timeout(APPEND_TIMEOUT, request).await {
+        Ok(Ok(reply)) => appended(reply.into_inner().outcome),
+        Ok(Err(status)) => Err(append_error(partition, &status)),
+        Err(_) => Err(AppendError::Unknown {
+            detail: format!("no answer came within {APPEND_TIMEOUT:?}"),
+        }),
+    }
+}
+
+/// Returns the records in the replies to a read from `from` on.
+pub(super) fn records(partition: PartitionId, from: Lsn, replies: Streaming<v1::ReadReply>) -> RecordStream {
+    let reader = Reader {
+        partition,
+        next: from,
+        replies,
+    };
+    let items = stream::unfold(Some(reader), async |reader| {
+        let mut reader = reader?;
+        match reader.next_batch().await {
+            Ok(batch) => {
+                reader.next = batch.end();
+                Some((Ok(batch), Some(reader)))
+            }
+            Err(error) => Some((Err(error), None)),
+        }
+    });
+    items.boxed()
 }
 
 fn appended(outcome: Option<append_reply::Outcome>) -> Result<Lsn, AppendError> {

@@ -2,11 +2,15 @@
 
 use super::endpoint::MESSAGE_BYTES_MAX;
 use super::status::{invalid, of_log_error, of_provision_error};
-use super::wire::{incarnation_from_wire, info_to_wire, registration_from_wire, registration_to_wire};
-use crate::{AppendError, Log, LogAdmin, ReadError, RecordBatch};
+use super::wire::{
+    id_from_wire, incarnation_from_wire, info_to_wire, passage_from_wire, passage_to_wire,
+    registration_from_wire, registration_to_wire,
+};
+use crate::{AppendError, Log, LogAdmin, LogMove, ReadError, RecordBatch, RecordStream};
 use futures::{Stream, StreamExt, future, stream};
 use snapshot_proto::v1::{
-    self, append_reply, log_admin_service_server as admin, log_service_server as log, read_reply,
+    self, append_reply, log_admin_service_server as admin, log_move_service_server as moving,
+    log_service_server as log, read_reply,
 };
 use snapshot_store::{Lsn, PartitionId};
 use std::{pin::Pin, sync::Arc};
@@ -17,6 +21,9 @@ pub struct LogServices(Arc<dyn Log>);
 
 /// Serves a log to whoever may trim. Build it with [`log_admin_service`].
 pub struct AdminServices(Arc<dyn LogAdmin>);
+
+/// Serves what moving a log needs. Build it with [`log_move_service`].
+pub struct MoveServices(Arc<dyn LogMove>);
 
 /// Returns the service for readers and writers.
 ///
@@ -30,6 +37,13 @@ pub fn log_service(log: Arc<dyn Log>) -> log::LogServiceServer<LogServices> {
 /// Returns the service for admins. Whoever reaches it may trim: it has an address of its own.
 pub fn log_admin_service(log: Arc<dyn LogAdmin>) -> admin::LogAdminServiceServer<AdminServices> {
     admin::LogAdminServiceServer::new(AdminServices(log))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// Returns the service that moves logs. It belongs beside [`log_admin_service`].
+pub fn log_move_service(log: Arc<dyn LogMove>) -> moving::LogMoveServiceServer<MoveServices> {
+    moving::LogMoveServiceServer::new(MoveServices(log))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
@@ -74,17 +88,23 @@ impl log::LogService for LogServices {
         }))
     }
 
-    type ReadStream = Pin<Box<dyn Stream<Item = Result<v1::ReadReply, Status>> + Send + 'static>>;
+    type ReadStream = ReadReplies;
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         let request = request.into_inner();
         let partition = PartitionId::new(request.partition);
         let incarnation = incarnation_from_wire(request.incarnation).map_err(invalid)?;
-        let replies = match self.0.read(partition, incarnation, Lsn::new(request.from)).await {
-            Ok(items) => items.map(read_reply).boxed(),
-            Err(error) => stream::once(future::ready(read_reply(Err(error)))).boxed(),
-        };
-        Ok(Response::new(replies))
+        let items = self.0.read(partition, incarnation, Lsn::new(request.from)).await;
+        Ok(Response::new(read_replies(items)))
+    }
+}
+
+type ReadReplies = Pin<Box<dyn Stream<Item = Result<v1::ReadReply, Status>> + Send + 'static>>;
+
+fn read_replies(items: Result<RecordStream, ReadError>) -> ReadReplies {
+    match items {
+        Ok(items) => items.map(read_reply).boxed(),
+        Err(error) => stream::once(future::ready(read_reply(Err(error)))).boxed(),
     }
 }
 
@@ -163,5 +183,80 @@ impl admin::LogAdminService for AdminServices {
         Ok(Response::new(v1::TrimLogReply {
             trim_point: trim_point.get(),
         }))
+    }
+}
+
+#[tonic::async_trait]
+impl moving::LogMoveService for MoveServices {
+    async fn get_position(
+        &self,
+        request: Request<v1::GetPositionRequest>,
+    ) -> Result<Response<v1::LogInfo>, Status> {
+        let request = request.into_inner();
+        let partition = PartitionId::new(request.partition);
+        let incarnation = incarnation_from_wire(request.incarnation).map_err(invalid)?;
+        let info = self.0.position(partition, incarnation).await;
+        let info = info.map_err(|error| of_log_error(&error))?;
+        Ok(Response::new(info_to_wire(&info)))
+    }
+
+    type ReadMovingStream = ReadReplies;
+
+    async fn read_moving(
+        &self,
+        request: Request<v1::ReadRequest>,
+    ) -> Result<Response<Self::ReadMovingStream>, Status> {
+        let request = request.into_inner();
+        let partition = PartitionId::new(request.partition);
+        let incarnation = incarnation_from_wire(request.incarnation).map_err(invalid)?;
+        let from = Lsn::new(request.from);
+        let items = self.0.read_moving(partition, incarnation, from).await;
+        Ok(Response::new(read_replies(items)))
+    }
+
+    async fn import(&self, request: Request<v1::AppendRequest>) -> Result<Response<v1::AppendReply>, Status> {
+        let request = request.into_inner();
+        let partition = PartitionId::new(request.partition);
+        let incarnation = incarnation_from_wire(request.incarnation).map_err(invalid)?;
+        let tail = request
+            .expected_tail
+            .ok_or_else(|| invalid("an import names its tail"))?;
+        let imported = self
+            .0
+            .import(partition, incarnation, request.records, Lsn::new(tail))
+            .await;
+        let outcome = append_outcome(partition, imported)?;
+        Ok(Response::new(v1::AppendReply {
+            outcome: Some(outcome),
+        }))
+    }
+
+    async fn change_passage(
+        &self,
+        request: Request<v1::ChangePassageRequest>,
+    ) -> Result<Response<v1::ChangePassageReply>, Status> {
+        let request = request.into_inner();
+        let partition = PartitionId::new(request.partition);
+        let incarnation = incarnation_from_wire(request.incarnation).map_err(invalid)?;
+        let from = request.from.map(passage_from_wire).transpose().map_err(invalid)?;
+        let to = request.to.map(passage_from_wire).transpose().map_err(invalid)?;
+        let passage = self.0.change_passage(partition, incarnation, from, to).await;
+        let passage = passage.map_err(|error| of_log_error(&error))?;
+        Ok(Response::new(v1::ChangePassageReply {
+            passage: passage.as_ref().map(passage_to_wire),
+        }))
+    }
+
+    async fn discard(
+        &self,
+        request: Request<v1::DiscardRequest>,
+    ) -> Result<Response<v1::DiscardReply>, Status> {
+        let request = request.into_inner();
+        let partition = PartitionId::new(request.partition);
+        let incarnation = incarnation_from_wire(request.incarnation).map_err(invalid)?;
+        let id = id_from_wire(&request.id).map_err(invalid)?;
+        let discarded = self.0.discard(partition, incarnation, id).await;
+        discarded.map_err(|error| of_log_error(&error))?;
+        Ok(Response::new(v1::DiscardReply {}))
     }
 }

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `log-missing` | not found | partition |
 //! | `other-incarnation` | failed precondition | partition, found, expected |
+//! | `log-moved` | failed precondition | partition, to |
 //! | `log-exists` | already exists | partition, found |
 //! | `log-unavailable` | unavailable | partition, detail |
 //! | `invalid-request` | invalid argument | detail |
@@ -20,6 +21,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 const DOMAIN: &str = "tidemark";
 const MISSING: &str = "log-missing";
 const OTHER_INCARNATION: &str = "other-incarnation";
+const MOVED: &str = "log-moved";
 const EXISTS: &str = "log-exists";
 const UNAVAILABLE: &str = "log-unavailable";
 const INVALID: &str = "invalid-request";
@@ -76,6 +78,12 @@ pub(super) fn of_log_error(error: &LogError) -> Status {
                 ("expected", expected.to_string()),
             ],
         ),
+        LogError::Moved { partition, to } => status(
+            Code::FailedPrecondition,
+            MOVED,
+            message,
+            [("partition", partition.to_string()), ("to", to.clone())],
+        ),
         LogError::Unavailable { partition, detail } => status(
             Code::Unavailable,
             UNAVAILABLE,
@@ -117,6 +125,10 @@ fn reason(partition: PartitionId, status: &Status) -> Option<Reason> {
             partition,
             found: incarnation("found")?,
             expected: incarnation("expected")?,
+        }),
+        MOVED => Reason::Log(LogError::Moved {
+            partition,
+            to: info.metadata.get("to").cloned().unwrap_or_default(),
         }),
         EXISTS => Reason::Exists {
             found: incarnation("found")?,
@@ -238,6 +250,10 @@ mod tests {
                 partition: PARTITION,
                 found: incarnation(1),
                 expected: incarnation(2),
+            },
+            LogError::Moved {
+                partition: PARTITION,
+                to: "nats://n1:4222".to_owned(),
             },
             LogError::Unavailable {
                 partition: PARTITION,

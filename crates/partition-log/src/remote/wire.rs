@@ -1,9 +1,9 @@
 //! Values as messages, both ways.
 
-use crate::{Base, LogInfo, Registration};
+use crate::{Base, LogInfo, Passage, Registration};
 use bytes::Bytes;
-use snapshot_proto::v1;
-use snapshot_store::{ChainHash, Fingerprint, Incarnation, IncarnationId, Lsn, PartitionId};
+use snapshot_proto::v1::{self, passage::Stage};
+use snapshot_store::{ChainHash, Fingerprint, Incarnation, IncarnationId, Lsn, PartitionId, WriteId};
 
 /// A message that breaks the rules; says which one.
 pub(super) type Malformed = &'static str;
@@ -37,6 +37,7 @@ pub(super) fn registration_to_wire(registration: &Registration) -> v1::Registrat
             log_bytes: base.log_bytes,
         }),
         sealed: registration.sealed,
+        passage: registration.passage.as_ref().map(passage_to_wire),
     }
 }
 
@@ -49,7 +50,40 @@ pub(super) fn registration_from_wire(message: v1::Registration) -> Result<Regist
         fingerprint,
         base: message.base.map(base_from_wire).transpose()?,
         sealed: message.sealed,
+        passage: message.passage.map(passage_from_wire).transpose()?,
     })
+}
+
+pub(super) fn passage_to_wire(passage: &Passage) -> v1::Passage {
+    let stage = match passage {
+        Passage::Leaving { to, .. } => Stage::Leaving(v1::Leaving { to: to.clone() }),
+        Passage::Left { to, .. } => Stage::Left(v1::Left { to: to.clone() }),
+        Passage::Arriving { from, trim_point, .. } => Stage::Arriving(v1::Arriving {
+            from: from.clone(),
+            trim_point: trim_point.get(),
+        }),
+    };
+    v1::Passage {
+        id: passage.id().to_string(),
+        stage: Some(stage),
+    }
+}
+
+pub(super) fn passage_from_wire(message: v1::Passage) -> Result<Passage, Malformed> {
+    let id = id_from_wire(&message.id)?;
+    Ok(match message.stage.ok_or("the passage names no stage")? {
+        Stage::Leaving(v1::Leaving { to }) => Passage::Leaving { id, to },
+        Stage::Left(v1::Left { to }) => Passage::Left { id, to },
+        Stage::Arriving(v1::Arriving { from, trim_point }) => Passage::Arriving {
+            id,
+            from,
+            trim_point: Lsn::new(trim_point),
+        },
+    })
+}
+
+pub(super) fn id_from_wire(text: &str) -> Result<WriteId, Malformed> {
+    text.parse().map_err(|_| "the id of a passage is a ULID")
 }
 
 fn base_from_wire(message: v1::LogBase) -> Result<Base, Malformed> {
@@ -115,11 +149,26 @@ mod tests {
                 fingerprint: Fingerprint::from_bytes([2; 16]),
                 base,
                 sealed: true,
+                passage: None,
             };
-            assert_eq!(
-                registration_from_wire(registration_to_wire(&registration)),
-                Ok(registration)
-            );
+            let id: WriteId = "00000000000000000000000007".parse().unwrap();
+            let (to, from) = ("b".to_owned(), "a".to_owned());
+            let trim_point = Lsn::new(3);
+            for passage in [
+                None,
+                Some(Passage::Leaving { id, to: to.clone() }),
+                Some(Passage::Left { id, to }),
+                Some(Passage::Arriving { id, from, trim_point }),
+            ] {
+                let registration = Registration {
+                    passage,
+                    ..registration.clone()
+                };
+                assert_eq!(
+                    registration_from_wire(registration_to_wire(&registration)),
+                    Ok(registration)
+                );
+            }
         }
     }
 

@@ -5,8 +5,11 @@
     reason = "each test binary is a crate and uses a part"
 )]
 
-use partition_log::remote::{RemoteLog, RemoteLogAdmin, log_admin_service, log_service, server_builder};
-use partition_log::{Log, LogAdmin};
+use partition_log::remote::{
+    RemoteLog, RemoteLogAdmin, RemoteLogMove, log_admin_service, log_move_service, log_service,
+    server_builder,
+};
+use partition_log::{Log, LogAdmin, LogMove};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, runtime::Runtime};
 use tokio_stream::wrappers::TcpListenerStream;
@@ -22,6 +25,15 @@ pub struct LogServer {
 
 impl LogServer {
     pub async fn start(log: Arc<dyn Log>, admin: Arc<dyn LogAdmin>) -> Self {
+        Self::serve(log, admin, None).await
+    }
+
+    /// Starts a server whose logs can be moved.
+    pub async fn start_movable(log: Arc<dyn Log>, admin: Arc<dyn LogAdmin>, mover: Arc<dyn LogMove>) -> Self {
+        Self::serve(log, admin, Some(mover)).await
+    }
+
+    async fn serve(log: Arc<dyn Log>, admin: Arc<dyn LogAdmin>, mover: Option<Arc<dyn LogMove>>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -35,6 +47,7 @@ impl LogServer {
             let server = server_builder()
                 .add_service(log_service(log))
                 .add_service(log_admin_service(admin))
+                .add_optional_service(mover.map(log_move_service))
                 .serve_with_incoming(TcpListenerStream::new(listener));
             tokio::spawn(server);
             address
@@ -56,6 +69,10 @@ impl LogServer {
 
     pub fn admin(&self) -> RemoteLogAdmin {
         RemoteLogAdmin::connect_lazy(&self.url()).expect("the address is a URL")
+    }
+
+    pub fn mover(&self) -> RemoteLogMove {
+        RemoteLogMove::connect_lazy(&self.url()).expect("the address is a URL")
     }
 
     /// Breaks all connections, and waits until nothing of the server runs any more: a test process that ended while

@@ -174,6 +174,7 @@ impl Cluster {
                     log_bytes: lsn.get() * 10,
                 }),
                 sealed: false,
+                passage: None,
             };
             log.provision(registration).await.unwrap();
         }

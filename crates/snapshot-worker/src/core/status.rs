@@ -38,6 +38,8 @@ macro_rules! blocked_reasons {
 blocked_reasons! {
     /// No log is registered for the partition.
     LogMissing = "log-missing", "check that the log's address and data folder are the right ones; a log that is lost is begun anew with `tidemark log recover`";
+    /// The log was moved, and lives in another place.
+    LogMoved = "log-moved", "let the section `log` of the node's configuration name the place that the message says, and start the node again";
     /// The log is of another incarnation than the local state, and not a newer one; or it continues another state.
     LogIncarnation = "log-incarnation", "the log is not the one that this replica's state belongs to: check the log's address and data folder";
     /// The log does not hold what this replica has applied.

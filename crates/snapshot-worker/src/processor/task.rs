@@ -382,6 +382,7 @@ pub(super) fn halt_of_log(error: LogError) -> Halt {
     match error {
         LogError::Missing { .. } => Halt::Blocked(BlockedReason::LogMissing, error.to_string()),
         LogError::OtherIncarnation { .. } => Halt::Blocked(BlockedReason::LogIncarnation, error.to_string()),
+        LogError::Moved { .. } => Halt::Blocked(BlockedReason::LogMoved, error.to_string()),
         LogError::Unavailable { .. } => Halt::Unavailable(error.to_string()),
     }
 }

@@ -121,6 +121,7 @@ pub(super) fn registration_after(record: &ClusterRecord, point: &ForkPoint) -> R
         fingerprint: record.cluster.fingerprint,
         base: Some(base(point)),
         sealed: false,
+        passage: None,
     }
 }
 

@@ -11,7 +11,10 @@
 //! the same ids; logs that a recovery began anew stay as they are. With `--from-fork`: `cluster_fork`. Not here: recovering
 //! lost logs (`log_recover`).
 
-use super::{ConnectionArgs, StoreOptionArgs, cluster_fork};
+use super::{
+    ConnectionArgs, StoreOptionArgs, cluster_fork,
+    log_address::{self, NatsArgs},
+};
 use crate::output::{OutputFormat, table};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -49,6 +52,8 @@ Examples:
   tidemark log serve --config log.toml &
   tidemark cluster init --name prod --partitions 8 \\
       --store file:///mnt/bucket --log-admin http://127.0.0.1:7301
+  tidemark cluster init --name prod --partitions 8 --store s3://bucket/prod \\
+      --log-admin nats://10.0.0.4:4222,10.0.0.5:4222,10.0.0.6:4222 --nats-login admin.login
   tidemark cluster init --from-fork \\
       --store file:///mnt/clone --log-admin http://127.0.0.1:7301")]
     Init(InitArgs),
@@ -77,11 +82,13 @@ pub struct InitArgs {
     store: String,
     #[command(flatten)]
     options: StoreOptionArgs,
-    /// Address at which the log server accepts provisioning (`admin_listen`).
+    /// Address at which the log server accepts provisioning (`admin_listen`), or of NATS servers.
     #[arg(long, value_name = "URL")]
     log_admin: String,
     #[command(flatten)]
     connection: ConnectionArgs,
+    #[command(flatten)]
+    nats: NatsArgs,
 }
 
 impl ClusterCommand {
@@ -92,11 +99,8 @@ impl ClusterCommand {
     pub async fn run(self, output: OutputFormat) -> anyhow::Result<ExitCode> {
         let ClusterCommand::Init(args) = self;
         let repository = args.options.open(&args.store)?;
-        // The address is checked here, so that the message names the flag.
-        let security = args.connection.security()?;
-        security.check(&args.log_admin).context("--log-admin")?;
-        let log = crate::roles::log::connect(&args.log_admin, &security)?;
-        let admin = crate::roles::log::connect_admin(&args.log_admin, &security)?;
+        let ends = log_address::open("--log-admin", &args.log_admin, &args.connection, &args.nats).await?;
+        let (log, admin) = (ends.log, ends.admin);
         if args.from_fork {
             let name = args.name.as_deref();
             let clone = cluster_fork::init(&repository, log.as_ref(), admin.as_ref(), name).await?;

@@ -1,6 +1,9 @@
 //! Configuration of the admin.
 
-use super::{AuthSection, Faults, PartitionChoice, Role, RoleConfig, StoreSection, TlsSection, wire};
+use super::{
+    AuthSection, Faults, LogEngine, NatsSection, PartitionChoice, Role, RoleConfig, StoreSection, TlsSection,
+    wire,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use snapshot_scheduler::{Policy, PolicyFault, SchedulerOptions};
@@ -38,10 +41,16 @@ pub struct AdminConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdminLogSection {
-    /// Address of the log server. Required. Takes effect at start. Since 0.1.
+    /// What keeps the logs: "embedded" for a log server, "nats" for NATS JetStream. Default: "embedded". Takes effect at
+    /// start. Since 0.1.
+    pub engine: LogEngine,
+    /// Address of the log server. Required with the engine "embedded", unused with others. Takes effect at start. Since 0.1.
     pub url: String,
-    /// Address at which the log server accepts trims. Required. Takes effect at start. Since 0.1.
+    /// Address at which the log server accepts trims. Required with the engine "embedded", unused with others. Takes effect
+    /// at start. Since 0.1.
     pub admin_url: String,
+    /// The engine "nats". Its credentials are those that may trim.
+    pub nats: NatsSection,
 }
 
 /// A worker of the cluster.
@@ -87,8 +96,10 @@ impl Default for AdminConfig {
 impl Default for AdminLogSection {
     fn default() -> Self {
         AdminLogSection {
+            engine: LogEngine::default(),
             url: "http://127.0.0.1:7300".into(),
             admin_url: "http://127.0.0.1:7301".into(),
+            nats: NatsSection::default(),
         }
     }
 }
@@ -97,6 +108,8 @@ impl RoleConfig for AdminConfig {
     const ROLE: Role = Role::Admin;
     const REQUIRED: &'static [&'static str] =
         &["node_id", "store.url", "log.url", "log.admin_url", "workers"];
+    const REQUIRED_WITH_NATS: &'static [&'static str] =
+        &["node_id", "store.url", "log.nats.servers", "workers"];
 
     fn check(&self, faults: &mut Faults) {
         faults.node_id("node_id", &self.node_id);
@@ -110,13 +123,18 @@ impl RoleConfig for AdminConfig {
             faults.http_url("advertise", &self.advertise);
         }
         self.store.check(faults);
-        faults.http_url("log.url", &self.log.url);
-        faults.http_url("log.admin_url", &self.log.admin_url);
+        let mut urls = match self.log.engine {
+            LogEngine::Embedded => vec![
+                ("log.url".to_owned(), self.log.url.as_str()),
+                ("log.admin_url".to_owned(), &self.log.admin_url),
+            ],
+            LogEngine::Nats => Vec::new(),
+        };
+        urls.iter().for_each(|(key, url)| faults.http_url(key, url));
+        if self.log.engine == LogEngine::Nats {
+            self.log.nats.check(faults);
+        }
         self.check_workers(faults);
-        let mut urls = vec![
-            ("log.url".to_owned(), self.log.url.as_str()),
-            ("log.admin_url".to_owned(), &self.log.admin_url),
-        ];
         let workers = self.workers.iter().enumerate();
         urls.extend(workers.map(|(at, worker)| (format!("workers[{at}].address"), worker.address.as_str())));
         wire::check(&self.tls, &self.auth, &listens[..1], &urls, faults);

@@ -52,7 +52,12 @@ pub fn parse<C: RoleConfig>(
     })?;
 
     let mut faults = Faults::default();
-    for required in C::REQUIRED {
+    let on_nats = tree.pointer("/log/engine").and_then(Value::as_str) == Some("nats");
+    let required = match on_nats {
+        true => C::REQUIRED_WITH_NATS,
+        false => C::REQUIRED,
+    };
+    for required in required {
         if tree
             .pointer(&format!("/{}", required.replace('.', "/")))
             .is_none()

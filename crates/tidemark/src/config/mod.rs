@@ -10,6 +10,7 @@ mod admin;
 mod fault;
 mod load;
 mod log;
+mod log_engine;
 mod schema;
 mod store;
 mod wire;
@@ -19,6 +20,8 @@ pub use admin::{AdminConfig, AdminLogSection, WorkerEntry};
 pub use fault::{ConfigError, Fault, Faults};
 pub use load::{ENV_PREFIX, load, parse};
 pub use log::LogConfig;
+pub(crate) use log_engine::read_login;
+pub use log_engine::{LogEngine, NatsSection};
 pub use schema::schema_of;
 pub use store::{ClientOptions, IncrementalChoice, StoreSection};
 pub use wire::{AuthSection, TlsSection};
@@ -56,6 +59,8 @@ pub trait RoleConfig: Serialize + DeserializeOwned + JsonSchema + Default {
     const ROLE: Role;
     /// Keys without a usable default: they say who the node is and where its data lives.
     const REQUIRED: &'static [&'static str];
+    /// Keys that are required when NATS keeps the logs, in place of the addresses of the log server.
+    const REQUIRED_WITH_NATS: &'static [&'static str] = Self::REQUIRED;
 
     /// Adds every fault that the types alone do not show.
     fn check(&self, faults: &mut Faults);

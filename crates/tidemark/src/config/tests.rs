@@ -185,6 +185,40 @@ fn credentials_are_read_and_faulted_by_their_keys() {
 }
 
 #[test]
+fn a_node_on_nats_needs_servers_and_one_way_to_say_who_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let login = folder.path().join("worker.login");
+    std::fs::write(&login, "worker:secret\n").unwrap();
+    let on_nats = |nats: &str| {
+        let nats = format!("engine = \"nats\"\n[log.nats]\n{nats}");
+        worker("", "").replace("url = \"http://l:1\"\n", &nats)
+    };
+    let servers = "servers = [\"nats://n1:4222\", \"nats://n2:4222\"]";
+    let good = on_nats(&format!("{servers}\nlogin = {login:?}"));
+    let config: WorkerConfig = check(&good, &[]).unwrap();
+    assert_eq!(config.log.engine, LogEngine::Nats);
+    assert_eq!(config.log.nats.options().unwrap().servers.len(), 2);
+    let cases = [
+        ("prefix = \"shop\"".to_owned(), "log.nats.servers"),
+        (format!("{servers}\nlogin = \"/nowhere\""), "log.nats.login"),
+        (
+            format!("{servers}\nlogin = {login:?}\ncredentials = \"/c\""),
+            "log.nats.login",
+        ),
+        (
+            "servers = [\"nats://worker:secret@n1:4222\"]".to_owned(),
+            "log.nats",
+        ),
+        (format!("{servers}\nprefix = \"a.b\""), "log.nats"),
+    ];
+    for (nats, key) in cases {
+        assert_eq!(fault_keys::<WorkerConfig>(&on_nats(&nats), &[]), [key], "{nats}");
+    }
+    let engine = worker("", "").replace("url = \"http://l:1\"", "url = \"http://l:1\"\nengine = \"kafka\"");
+    assert_eq!(fault_keys::<WorkerConfig>(&engine, &[]), ["log.engine"]);
+}
+
+#[test]
 fn all_faults_are_reported_at_once() {
     let text = "nod_id = \"w\"\nlisten = \"nowhere\"\n[limits]\nexports_max = 0\nrestore_max = 2\n[strore]\nurl = 1\n";
     let mut keys = fault_keys::<WorkerConfig>(text, &[]);

@@ -1,6 +1,6 @@
 //! Configuration of a worker.
 
-use super::{AuthSection, Faults, Role, RoleConfig, StoreSection, TlsSection, wire};
+use super::{AuthSection, Faults, LogEngine, NatsSection, Role, RoleConfig, StoreSection, TlsSection, wire};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -85,8 +85,13 @@ impl PartitionChoice {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogSection {
-    /// Address of the log server. Required. Takes effect at start. Since 0.1.
+    /// What keeps the logs: "embedded" for a log server, "nats" for NATS JetStream. Default: "embedded". Takes effect at
+    /// start. Since 0.1.
+    pub engine: LogEngine,
+    /// Address of the log server. Required with the engine "embedded", unused with others. Takes effect at start. Since 0.1.
     pub url: String,
+    /// The engine "nats".
+    pub nats: NatsSection,
 }
 
 /// Bounds on what one node does at once.
@@ -145,7 +150,9 @@ impl Default for WorkerConfig {
 impl Default for LogSection {
     fn default() -> Self {
         LogSection {
+            engine: LogEngine::default(),
             url: "http://127.0.0.1:7300".into(),
+            nats: NatsSection::default(),
         }
     }
 }
@@ -175,6 +182,8 @@ impl Default for WorkerSection {
 impl RoleConfig for WorkerConfig {
     const ROLE: Role = Role::Worker;
     const REQUIRED: &'static [&'static str] = &["node_id", "data_dir", "store.url", "log.url"];
+    const REQUIRED_WITH_NATS: &'static [&'static str] =
+        &["node_id", "data_dir", "store.url", "log.nats.servers"];
 
     fn check(&self, faults: &mut Faults) {
         faults.node_id("node_id", &self.node_id);
@@ -199,8 +208,14 @@ impl RoleConfig for WorkerConfig {
         faults.data_dir("data_dir", &self.data_dir.to_string_lossy());
         self.partitions.check("partitions", faults);
         self.store.check(faults);
-        faults.http_url("log.url", &self.log.url);
-        let urls = [("log.url".to_owned(), self.log.url.as_str())];
+        let urls = match self.log.engine {
+            LogEngine::Embedded => vec![("log.url".to_owned(), self.log.url.as_str())],
+            LogEngine::Nats => Vec::new(),
+        };
+        urls.iter().for_each(|(key, url)| faults.http_url(key, url));
+        if self.log.engine == LogEngine::Nats {
+            self.log.nats.check(faults);
+        }
         let speaks_tls = wire::check(&self.tls, &self.auth, &listens[..1], &urls, faults);
         self.check_advertised_scheme(speaks_tls, faults);
         faults.at_least_one("limits.exports_max", self.limits.exports_max.into());

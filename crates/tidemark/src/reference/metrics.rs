@@ -35,7 +35,7 @@ type Source = (
     &'static [(&'static str, &'static [&'static str])],
 );
 
-const SOURCES: [Source; 4] = [
+const SOURCES: [Source; 5] = [
     (
         "The admin",
         snapshot_scheduler::metrics::describe,
@@ -50,6 +50,11 @@ const SOURCES: [Source; 4] = [
         "The log server",
         crate::roles::log_metrics::describe,
         crate::roles::log_metrics::LABELS,
+    ),
+    (
+        "Nodes whose log is on NATS",
+        partition_log::nats::metrics::describe,
+        partition_log::nats::metrics::LABELS,
     ),
     (
         "Every node",

@@ -3,7 +3,7 @@
 use super::{
     RoleArgs,
     identity::{self, NamedLog},
-    log::{connect, connect_admin},
+    log_ends::LogEnds,
     metrics,
     reload::{self, ConfiguredPolicy},
     serve::{Servers, announce_ready, bind, bind_service, credentials},
@@ -37,11 +37,12 @@ pub async fn run(args: RoleArgs) -> anyhow::Result<ExitCode> {
     snapshot_scheduler::metrics::describe();
 
     let repository = config.store.open(seams.clone())?;
-    let log = connect(&config.log.url, &wire.client)?;
+    let ends = LogEnds::of_admin(&config.log, &wire.client).await?;
+    let log = ends.log;
     let node = NodeId::new(config.node_id.clone())?;
     let named = NamedLog {
         log: log.as_ref(),
-        url: &config.log.url,
+        url: &ends.name,
     };
     let readiness = servers.readiness().clone();
     let record = identity::of_store(&repository, &named, &readiness, &stop).await?;
@@ -60,7 +61,7 @@ pub async fn run(args: RoleArgs) -> anyhow::Result<ExitCode> {
         .cluster(&record)
         .log(Arc::new(LogParts {
             log,
-            admin: connect_admin(&config.log.admin_url, &wire.client)?,
+            admin: ends.admin,
         }))
         .store(repository)
         .workers(workers(&config.workers, record.partitions, &wire.client)?)

@@ -56,7 +56,7 @@ pub enum RoleError {
     },
     /// The log belongs to another cluster than the node.
     #[error(
-        "the log of partition {partition} at {log} belongs to cluster {found}, but {anchor} to {expected}: correct `log.url` or `store.url`; nothing was changed"
+        "the log of partition {partition} at {log} belongs to cluster {found}, but {anchor} to {expected}: correct the section `log` or `store.url`; nothing was changed"
     )]
     ForeignLog {
         /// The partition whose registration was read.
@@ -70,6 +70,9 @@ pub enum RoleError {
         /// Whose the node is.
         expected: ClusterIdentity,
     },
+    /// The log lives in another place.
+    #[error("{0}")]
+    MovedLog(partition_log::LogError),
     /// The configuration names a partition that the cluster has not.
     #[error("`{key}` names partition {partition}, but the cluster has only 0 to {}: correct the list", partitions.saturating_sub(1))]
     NoSuchPartition {

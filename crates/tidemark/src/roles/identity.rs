@@ -6,7 +6,7 @@
 
 use super::{RoleError, metrics::Readiness};
 use crate::config::PartitionChoice;
-use partition_log::{Log, LogError};
+use partition_log::{Log, LogError, Passage};
 use snapshot_store::{ClusterIdentity, Entropy, NodeId, PartitionId, Repository, format::ClusterRecord};
 use snapshot_worker::agent::{IdentityError, LocalIdentity};
 use std::{path::Path, time::Duration};
@@ -132,7 +132,14 @@ impl NamedLog<'_> {
         // One registration speaks for the log: all are provisioned together, and each partition checks its own.
         let partition = PartitionId::new(0);
         match self.log.registration(partition).await {
-            Ok(registration) if registration.fingerprint == expected.fingerprint => Ok(Ok(())),
+            Ok(registration) if registration.fingerprint == expected.fingerprint => {
+                match registration.passage {
+                    Some(Passage::Left { to, .. }) => {
+                        Err(RoleError::MovedLog(LogError::Moved { partition, to }))
+                    }
+                    _ => Ok(Ok(())),
+                }
+            }
             Ok(registration) => Err(RoleError::ForeignLog {
                 partition,
                 log: self.url.to_owned(),
@@ -144,7 +151,7 @@ impl NamedLog<'_> {
             Err(error) => {
                 let url = self.url;
                 Ok(Err(format!(
-                    "the log {url} does not answer: {error}; start it or correct `log.url`"
+                    "the log {url} does not answer: {error}; start it or correct the section `log`"
                 )))
             }
         }

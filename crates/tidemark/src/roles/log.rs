@@ -10,7 +10,7 @@ use crate::{
     wire_security::ClientSecurity,
 };
 use partition_log::{
-    Log, LogAdmin,
+    Log, LogAdmin, LogMove,
     embedded::{EmbeddedLog, EmbeddedOptions},
     remote::{self, RemoteLog, RemoteLogAdmin},
 };
@@ -60,6 +60,7 @@ pub async fn run(args: RoleArgs) -> anyhow::Result<ExitCode> {
     let log = open(&config.data_dir).await?;
     let shared: Arc<dyn Log> = Arc::new(log.clone());
     let shared_admin: Arc<dyn LogAdmin> = Arc::new(log.clone());
+    let shared_mover: Arc<dyn LogMove> = Arc::new(log.clone());
     let (address, admin_address) = (service.address, admin.address);
     servers
         .serve(service, |routes| {
@@ -70,6 +71,7 @@ pub async fn run(args: RoleArgs) -> anyhow::Result<ExitCode> {
         .serve(admin, |routes| {
             routes.add_service(remote::log_service(Arc::clone(&shared)));
             routes.add_service(remote::log_admin_service(shared_admin));
+            routes.add_service(remote::log_move_service(shared_mover));
         })
         .await?;
     let sampling = tokio::spawn(log_metrics::sample(shared));

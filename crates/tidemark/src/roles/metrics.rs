@@ -13,6 +13,8 @@ const SECONDS_BUCKETS: [f64; 14] = [
 ];
 /// Upper bounds of size histograms, in bytes.
 const BYTES_BUCKETS: [f64; 7] = [1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
+/// Upper bounds of histograms of record counts.
+const RECORDS_BUCKETS: [f64; 8] = [0.0, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6];
 
 /// One recorder per process, as the `metrics` crate wants it.
 static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
@@ -29,6 +31,9 @@ pub(super) fn install() -> Result<PrometheusHandle, RoleError> {
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)
         .and_then(|builder| {
             builder.set_buckets_for_metric(Matcher::Suffix("_bytes".to_owned()), &BYTES_BUCKETS)
+        })
+        .and_then(|builder| {
+            builder.set_buckets_for_metric(Matcher::Suffix("_records".to_owned()), &RECORDS_BUCKETS)
         })
         .and_then(PrometheusBuilder::install_recorder)
         .map_err(failed)?;

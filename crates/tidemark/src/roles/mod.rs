@@ -10,6 +10,7 @@ pub mod dev;
 mod error;
 mod identity;
 pub mod log;
+mod log_ends;
 pub(crate) mod log_metrics;
 pub(crate) mod metrics;
 mod reload;
@@ -18,6 +19,7 @@ pub(crate) mod stop;
 pub mod worker;
 
 pub use error::RoleError;
+pub(crate) use log_ends::LogEnds;
 pub use metrics::Readiness;
 pub use stop::{RUNTIME_STOP_MAX, STOP_MAX};
 

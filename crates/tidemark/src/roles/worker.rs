@@ -3,7 +3,7 @@
 use super::{
     RoleArgs,
     identity::{self, NamedLog},
-    log::connect,
+    log_ends::LogEnds,
     metrics,
     serve::{Servers, announce_ready, bind, bind_service, credentials, data_dir},
     stop,
@@ -37,11 +37,12 @@ pub async fn run(args: RoleArgs) -> anyhow::Result<ExitCode> {
     snapshot_worker::metrics::describe();
 
     let repository = config.store.open(seams.clone())?;
-    let log = connect(&config.log.url, &wire.client)?;
+    let ends = LogEnds::of_worker(&config.log, &wire.client).await?;
+    let log = ends.log;
     let node = NodeId::new(config.node_id.clone())?;
     let named = NamedLog {
         log: log.as_ref(),
-        url: &config.log.url,
+        url: &ends.name,
     };
     let readiness = servers.readiness().clone();
     let identity =

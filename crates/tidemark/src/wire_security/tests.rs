@@ -81,7 +81,8 @@ fn a_worker_may_not_trim_and_a_reader_changes_nothing() {
     for (path, access) in METHOD_ACCESS {
         let method = path.rsplit('/').next().unwrap();
         let needed = match method {
-            "Trim" | "Provision" | "SetSealed" => AccessRole::Trim,
+            "Trim" | "Provision" | "SetSealed" | "ChangePassage" | "Discard" | "GetPosition" | "Import"
+            | "ReadMoving" => AccessRole::Trim,
             "Append" | "Write" | "CreateSnapshot" | "VerifySnapshot" | "Lead" | "AppendNoop" | "Cancel"
             | "Pause" | "Resume" | "ReloadPolicy" | "SkipRecord" | "RebuildPartition" => AccessRole::Operate,
             _ => AccessRole::Read,

@@ -288,6 +288,7 @@ impl Bed {
             fingerprint: self.cluster.fingerprint,
             base,
             sealed: false,
+            passage: None,
         };
         self.log.provision(registration).await.unwrap();
     }

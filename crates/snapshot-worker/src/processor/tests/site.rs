@@ -125,6 +125,7 @@ impl Site {
             fingerprint: record.cluster.fingerprint,
             base: None,
             sealed: false,
+            passage: None,
         };
         log.provision(registration).await.unwrap();
         log.close().await;

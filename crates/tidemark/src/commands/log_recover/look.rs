@@ -1,6 +1,6 @@
 //! What the workers have of the lost log: they may know of more records, and of a higher generation, than the store.
 
-use super::RecoverArgs;
+use crate::commands::AdminArgs;
 use anyhow::{Context as _, bail};
 use snapshot_proto::v1::{GetStatusRequest, PartitionState, ReplicaStatus, WorkerStatus};
 use snapshot_store::{
@@ -11,26 +11,33 @@ use std::{collections::BTreeMap, time::Duration};
 /// How long a worker may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Which workers are asked.
+#[derive(Debug, clap::Args)]
+pub(in crate::commands) struct WorkersArgs {
+    /// Address of a worker to ask what it has, instead of all that the admin knows; may be repeated.
+    #[arg(long = "worker", value_name = "URL")]
+    workers: Vec<String>,
+    /// Go on without asking any worker: what only they know of, records and generations of logs, then stays unknown.
+    #[arg(long, conflicts_with = "workers")]
+    without_workers: bool,
+}
+
 /// What was asked, and what came of it.
 #[derive(Debug, Default)]
-pub(super) struct Workers {
+pub(in crate::commands) struct Workers {
     /// Those that answered.
     pub(super) answered: Vec<WorkerStatus>,
     /// Those that did not, and why.
     pub(super) silent: Vec<(String, String)>,
 }
 
-/// Asks the workers that were named, or all that the admin knows.
-///
-/// # Errors
-/// When nobody is named and no admin answers, or a worker that was named does not answer.
-pub(super) async fn workers(args: &RecoverArgs) -> anyhow::Result<Workers> {
+async fn workers(args: &WorkersArgs, admin: &AdminArgs) -> anyhow::Result<Workers> {
     if args.without_workers {
         return Ok(Workers::default());
     }
     let addresses = match args.workers.as_slice() {
         [] => {
-            let status = args.admin.cluster_status().await.context(
+            let status = admin.cluster_status().await.context(
                 "the workers are asked what they have: name them with --worker, or go on without them (--without-workers)",
             )?;
             status.nodes.into_iter().map(|node| node.address).collect()
@@ -39,7 +46,7 @@ pub(super) async fn workers(args: &RecoverArgs) -> anyhow::Result<Workers> {
     };
     let mut workers = Workers::default();
     for address in addresses {
-        match ask(args, &address).await {
+        match ask(admin, &address).await {
             Ok(status) => workers.answered.push(status),
             Err(error) if args.workers.is_empty() => workers.silent.push((address, format!("{error:#}"))),
             Err(error) => {
@@ -52,8 +59,8 @@ pub(super) async fn workers(args: &RecoverArgs) -> anyhow::Result<Workers> {
     Ok(workers)
 }
 
-async fn ask(args: &RecoverArgs, address: &str) -> anyhow::Result<WorkerStatus> {
-    let mut worker = args.admin.worker_client(address)?;
+async fn ask(admin: &AdminArgs, address: &str) -> anyhow::Result<WorkerStatus> {
+    let mut worker = admin.worker_client(address)?;
     let question = worker.get_status(GetStatusRequest::default());
     match tokio::time::timeout(ANSWER_TIMEOUT, question).await {
         Ok(answer) => Ok(answer
@@ -64,8 +71,16 @@ async fn ask(args: &RecoverArgs, address: &str) -> anyhow::Result<WorkerStatus> 
 }
 
 impl Workers {
+    /// Asks the workers that were named, or all that the admin knows.
+    ///
+    /// # Errors
+    /// When nobody is named and no admin answers, or a worker that was named does not answer.
+    pub(in crate::commands) async fn ask(args: &WorkersArgs, admin: &AdminArgs) -> anyhow::Result<Self> {
+        workers(args, admin).await
+    }
+
     /// Refuses workers of another cluster: what they have says nothing of this one.
-    pub(super) fn check_cluster(&self, cluster: &ClusterIdentity) -> anyhow::Result<()> {
+    pub(in crate::commands) fn check_cluster(&self, cluster: &ClusterIdentity) -> anyhow::Result<()> {
         for worker in &self.answered {
             let found = Fingerprint::from_slice(&worker.fingerprint);
             if found.is_some_and(|found| found != cluster.fingerprint) {
@@ -80,7 +95,7 @@ impl Workers {
     }
 
     /// Returns what the workers say of their replicas.
-    pub(super) fn claims(&self) -> BTreeMap<PartitionId, Vec<ReplicaClaim>> {
+    pub(in crate::commands) fn claims(&self) -> BTreeMap<PartitionId, Vec<ReplicaClaim>> {
         let mut claims: BTreeMap<PartitionId, Vec<ReplicaClaim>> = BTreeMap::new();
         for worker in &self.answered {
             for replica in &worker.partitions {

@@ -7,7 +7,7 @@
 //!
 //! Workers and admin may run meanwhile: without a log they do nothing, and afterwards they go on by themselves.
 
-mod look;
+pub(super) mod look;
 mod report;
 
 use super::{
@@ -15,6 +15,7 @@ use super::{
     cluster_fork::registration_after,
     cluster_init::{provision, registrations},
     copy::PartitionList,
+    log_address::{self, NatsArgs},
     verify::BarProgress,
 };
 use crate::{
@@ -71,7 +72,7 @@ pub struct RecoverArgs {
     store: String,
     #[command(flatten)]
     options: StoreOptionArgs,
-    /// Address at which the new log server accepts provisioning (`admin_listen`).
+    /// Address at which the new log server accepts provisioning (`admin_listen`), or of NATS servers.
     #[arg(long, value_name = "URL")]
     log_admin: String,
     /// Only these partitions, such as 0,3-5.
@@ -80,13 +81,8 @@ pub struct RecoverArgs {
     /// Begin these partitions empty, at LSN 1, if nothing of them was ever archived.
     #[arg(long, value_name = "LIST")]
     begin_empty: Option<PartitionList>,
-    /// Address of a worker to ask what it has, instead of all that the admin knows; may be repeated.
-    #[arg(long = "worker", value_name = "URL")]
-    workers: Vec<String>,
-    /// Go on without asking any worker: the highest LSN that is lost, and a generation that only workers know of, then stay
-    /// unknown.
-    #[arg(long, conflicts_with = "workers")]
-    without_workers: bool,
+    #[command(flatten)]
+    workers: look::WorkersArgs,
     /// Say what would be lost and done, and do nothing.
     #[arg(long)]
     dry_run: bool,
@@ -98,6 +94,8 @@ pub struct RecoverArgs {
     bytes_per_second: Option<NonZeroU64>,
     #[command(flatten)]
     admin: AdminArgs,
+    #[command(flatten)]
+    nats: NatsArgs,
 }
 
 /// The ends that a recovery works with.
@@ -112,15 +110,14 @@ struct Ends {
 /// # Errors
 /// When nothing could be done at all.
 pub(super) async fn recover(args: RecoverArgs, output: OutputFormat) -> anyhow::Result<ExitCode> {
-    let security = args.admin.connection.security()?;
-    security.check(&args.log_admin).context("--log-admin")?;
+    let log = log_address::open("--log-admin", &args.log_admin, &args.admin.connection, &args.nats).await?;
     let ends = Ends {
         repository: args.options.open_within(&args.store, args.bytes_per_second)?,
-        log: roles::log::connect(&args.log_admin, &security)?,
-        log_admin: roles::log::connect_admin(&args.log_admin, &security)?,
+        log: log.log,
+        log_admin: log.admin,
     };
     let cancel = roles::stop::requested(false)?;
-    let workers = look::workers(&args).await?;
+    let workers = look::Workers::ask(&args.workers, &args.admin).await?;
     let plan = plan(&args, &ends, &workers, output, &cancel).await?;
     let mut report = Report::of(&plan, workers, &args.store, args.dry_run);
     if args.dry_run {
@@ -257,6 +254,7 @@ async fn one(
             fingerprint: record.cluster.fingerprint,
             base: None,
             sealed: false,
+            passage: None,
         },
         Err(fault) => return Outcome::Failed(format!("{:#}", anyhow::Error::new(fault))),
     };
