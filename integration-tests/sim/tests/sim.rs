@@ -9,7 +9,7 @@ const SEEDS: u64 = 150;
 const CANARIES: u64 = 20;
 const CANARY_STORM_SECONDS: u64 = 15;
 /// How long each storm lasts; the calm takes 12 s at least, and most often 20.
-const STORM_SECONDS: u64 = 50;
+const STORM_SECONDS: u64 = 60;
 
 /// Branches that 150 seeds must have taken: a storm that never reaches them proves nothing about them.
 const SOMETIMES: &[&str] = &[
