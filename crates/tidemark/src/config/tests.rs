@@ -201,8 +201,14 @@ fn a_node_on_nats_needs_servers_and_one_way_to_say_who_it_is() {
     let cases = [
         ("prefix = \"shop\"".to_owned(), "log.nats.servers"),
         (format!("{servers}\nlogin = \"/nowhere\""), "log.nats.login"),
-        (format!("{servers}\nlogin = {login:?}\ncredentials = \"/c\""), "log.nats.login"),
-        ("servers = [\"nats://worker:secret@n1:4222\"]".to_owned(), "log.nats"),
+        (
+            format!("{servers}\nlogin = {login:?}\ncredentials = \"/c\""),
+            "log.nats.login",
+        ),
+        (
+            "servers = [\"nats://worker:secret@n1:4222\"]".to_owned(),
+            "log.nats",
+        ),
         (format!("{servers}\nprefix = \"a.b\""), "log.nats"),
     ];
     for (nats, key) in cases {
