@@ -37,15 +37,19 @@ demo *args:
     ./scripts/demo.sh {{ args }}
 
 # 50 rounds of kill -9 of a cluster, 200 of a worker, 20,000 cases per property where no number is fixed; then the large
-# configurations of the models, and ten million changed inputs for every reader.
+# configurations of the models, ten million changed inputs for every reader, and the bugs that can be planted.
 
 # The long forms of the randomised tests, of the models and of the fuzz runs.
-soak: && (model "--long") fuzz
+soak: && (model "--long") fuzz sim-planted
     TIDEMARK_CHAOS_ROUNDS=50 TIDEMARK_KILL_ROUNDS=200 PROPTEST_CASES=20000 ./scripts/test.sh
 
-# Simulated clusters under faults, one seed each: `just sim 1000 --first 5000 --counters`.
+# Simulated clusters under faults, one seed each: `just sim 1000 --first 5000 --counters`; hours: `just sim 20000 --keep FILE`.
 sim seeds="150" *args:
     ./scripts/run-tool.sh sim {{ seeds }} {{ args }}
+
+# How many simulated storms it takes to find each of the bugs that can be planted.
+sim-planted seeds="2000" *args:
+    ./scripts/run-tool.sh sim {{ seeds }} --plant all {{ args }}
 
 # One seed again; says where its trace and the logs of its nodes are.
 sim-replay seed log="info":
@@ -66,6 +70,10 @@ model *args:
 # Feeds changed inputs to everything that reads stored objects and records: [EXECUTIONS] [TARGET].
 fuzz *args:
     ./scripts/run-tool.sh fuzz-targets {{ args }}
+
+# Changes the decisions and parsers one place at a time, and says what no test notices: [--list] [FILE...]. All take hours.
+mutants *args:
+    ./scripts/mutants.sh {{ args }}
 
 # Known vulnerabilities among the dependencies; needs the network.
 audit:

@@ -3,7 +3,7 @@
 #
 #   scripts/run-tool.sh protocol-model [--long] [--steps] [WORDS...]
 #   scripts/run-tool.sh fuzz-targets [EXECUTIONS] [TARGET]
-#   scripts/run-tool.sh sim SEEDS [--first SEED] [--counters]
+#   scripts/run-tool.sh sim SEEDS [--first SEED] [--counters] [--keep FILE] [--plant WORD]
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 

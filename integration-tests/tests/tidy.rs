@@ -63,9 +63,8 @@ const DEPENDENCY_RULES: &[(&str, &str, &str)] = &[
     ("partition-log", "nats", "tonic prost rocksdb"),
     ("snapshot-worker", "", "snapshot-scheduler tidemark"),
     ("snapshot-scheduler", "", "rocksdb snapshot-worker tidemark"),
-    // The model asks decisions, and the fuzz targets read bytes: neither needs a node.
+    // The model asks decisions: it needs no node.
     ("protocol-model", "", "snapshot-scheduler tidemark"),
-    ("fuzz-targets", "", "snapshot-scheduler tidemark"),
     // The examples show that the libraries are enough.
     ("admin-node", "", "tidemark"),
     ("existing-service", "", "tidemark"),

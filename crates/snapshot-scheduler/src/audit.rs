@@ -4,7 +4,8 @@
 //! 1. Read the pointer. Where it is not the one that is known, it is read again by whoever reads pointers; nothing is
 //!    taken over from here.
 //! 2. Look whether every snapshot of the log that it retains is complete. Damage holds the partition at once, and with the next round in
-//!    `control.json`; the plan then orders new snapshots.
+//!    `control.json`; the plan then orders new snapshots. What only the certificate names is looked at as well, because
+//!    restores fall back to it; damage to it holds nothing, because no trim rests on it any more.
 //!
 //! A crash anywhere costs the rest of the pass: the next admin begins one of its own. Nothing is written to the store
 //! but the hold. Safety does not rest on any of it: each trim looks for itself, right before it.
@@ -36,6 +37,8 @@ use tokio::time::Instant;
 
 /// How many partitions are chosen at a time: the choice looks at all of them.
 const BATCH: usize = 64;
+/// Requests for a look at a snapshot whose size is not known before: its manifest twice, and a page of a listing.
+const CERTIFIED_REQUESTS: u32 = 3;
 
 /// Audits until the scheduler stops.
 pub(crate) async fn keep_auditing(ctx: Arc<Context>) {
@@ -136,17 +139,33 @@ async fn look_at(ctx: &Context, budget: &RequestBudget, id: PartitionId) -> Audi
     let mut worst = AuditResult::Sound;
     for entry in entries {
         budget.spend(presence::requests(&entry)).await;
-        let found = match presence::check(ctx, id, &entry).await {
-            Presence::Complete | Presence::Left => AuditResult::Sound,
-            Presence::Damaged => AuditResult::Damaged,
-            Presence::Unknown(HoldReason::ForeignIdentity | HoldReason::VersionUnsupported, _) => {
-                AuditResult::Untrusted
-            }
-            Presence::Unknown(..) => AuditResult::Failed,
-        };
-        worst = worst.max(found);
+        worst = worst.max(result_of(&presence::check(ctx, id, &entry).await));
+    }
+    let certificate = {
+        let state = ctx.lock();
+        let memory = state.memory.get(&id);
+        memory.and_then(|memory| memory.unretained.clone())
+    };
+    let Some(certificate) = certificate else {
+        return worst;
+    };
+    for snapshot in certificate.unretained(pointer.as_ref()) {
+        budget.spend(CERTIFIED_REQUESTS).await;
+        let found = presence::check_certified(ctx, id, &certificate, snapshot).await;
+        worst = worst.max(result_of(&found));
     }
     worst
+}
+
+fn result_of(found: &Presence) -> AuditResult {
+    match found {
+        Presence::Complete | Presence::Left => AuditResult::Sound,
+        Presence::Damaged => AuditResult::Damaged,
+        Presence::Unknown(HoldReason::ForeignIdentity | HoldReason::VersionUnsupported, _) => {
+            AuditResult::Untrusted
+        }
+        Presence::Unknown(..) => AuditResult::Failed,
+    }
 }
 
 /// Compares the pointer with what is known of it, and has it read again where they differ. Returns the snapshots to look

@@ -195,6 +195,14 @@ fn decided(
     if let Some(certified) = memory.certified {
         lines.push(format!("certificate in force: up to {certified}"));
     }
+    if let Some(certificate) = &memory.unretained {
+        for snapshot in certificate.unretained(view.pointer()) {
+            lines.push(format!(
+                "only the certificate names snapshot {} at {}",
+                snapshot.snapshot_id, snapshot.lsn
+            ));
+        }
+    }
     let standing = lease::standing(ctx, state, now);
     lines.push(format!("this admin: {}: {}", standing.code, standing.detail));
     let trim = memory.trim.reason();

@@ -7,7 +7,9 @@ use crate::{
     state::Context,
 };
 use snapshot_store::{
-    AnomalyKind, CheckLevel, NoProgress, PartitionId, core::HoldReason, format::PointerEntry,
+    Anomaly, AnomalyKind, CheckLevel, ManifestError, NoProgress, PartitionId, StoreError,
+    core::HoldReason,
+    format::{Certificate, CertifiedSnapshot, PointerEntry},
 };
 use std::time::Duration;
 use tokio::time::timeout;
@@ -22,9 +24,9 @@ const LISTING_PAGE: u64 = 1000;
 pub(crate) enum Presence {
     /// All of it is there.
     Complete,
-    /// It is incomplete; that was noted, and holds the partition.
+    /// It is incomplete; that was noted, and holds the partition where the pointer names it.
     Damaged,
-    /// The pointer does not name it any more.
+    /// What named it does not any more.
     Left,
     /// Whether it is complete is not known, or says nothing here; in the words of a hold.
     Unknown(HoldReason, String),
@@ -38,12 +40,10 @@ pub(crate) fn requests(entry: &PointerEntry) -> u32 {
 
 /// Looks at one snapshot, and notes damage.
 pub(crate) async fn check(ctx: &Context, id: PartitionId, entry: &PointerEntry) -> Presence {
-    let level = CheckLevel::Presence;
-    let look = ctx
-        .repository
-        .check_snapshot(&ctx.cluster, id, entry, level, &NoProgress);
-    let anomalies = match timeout(LOOK_TIMEOUT, look).await {
-        Ok(Ok(check)) => check.anomalies,
+    let found = timeout(LOOK_TIMEOUT, anomaly_of(ctx, id, entry)).await;
+    let anomaly = match found {
+        Ok(Ok(None)) => return Presence::Complete,
+        Ok(Ok(Some(anomaly))) => anomaly,
         Ok(Err(error)) => {
             let detail = format!("snapshot {}: {}", entry.snapshot_id, archive::chain_text(&error));
             return Presence::Unknown(archive::store_hold(&error), detail);
@@ -53,15 +53,11 @@ pub(crate) async fn check(ctx: &Context, id: PartitionId, entry: &PointerEntry) 
             return Presence::Unknown(HoldReason::StoreUnavailable, detail);
         }
     };
-    let Some(anomaly) = anomalies.first() else {
-        return Presence::Complete;
-    };
     // One that is incomplete may have left retention, and been deleted, since the pointer was read.
     match limited(ctx.repository.pointer(id)).await {
         Err((reason, detail)) => return Presence::Unknown(reason, detail),
         Ok(pointer) => {
-            let mut named = pointer.iter().flat_map(|read| &read.value.snapshots);
-            if !named.any(|now| now.snapshot_id == entry.snapshot_id) {
+            if !pointer.is_some_and(|read| read.value.retains(entry.snapshot_id)) {
                 return Presence::Left;
             }
         }
@@ -80,4 +76,58 @@ pub(crate) async fn check(ctx: &Context, id: PartitionId, entry: &PointerEntry) 
             Presence::Damaged
         }
     }
+}
+
+/// Looks at a snapshot that `certificate` names and the pointer does not. Restores fall back to it, trims do not rest on it
+/// any more: damage is counted and said, and holds nothing. The certificate of the next trim names others.
+pub(crate) async fn check_certified(
+    ctx: &Context,
+    id: PartitionId,
+    certificate: &Certificate,
+    snapshot: &CertifiedSnapshot,
+) -> Presence {
+    let unknown = |error: &StoreError| {
+        let said = archive::chain_text(error);
+        Presence::Unknown(archive::store_hold(error), said)
+    };
+    let look = async {
+        match ctx.repository.certified_entry(certificate, snapshot).await {
+            Ok(entry) => anomaly_of(ctx, id, &entry).await,
+            Err(ManifestError::Damaged(anomaly)) => Ok(Some(anomaly)),
+            Err(ManifestError::Store(error)) => Err(error),
+        }
+    };
+    let anomaly = match timeout(LOOK_TIMEOUT, look).await {
+        Ok(Ok(None)) => return Presence::Complete,
+        Ok(Ok(Some(anomaly))) => anomaly,
+        Ok(Err(error)) => return unknown(&error),
+        Err(_) => {
+            let said = format!("snapshot {}: the store did not answer", snapshot.snapshot_id);
+            return Presence::Unknown(HoldReason::StoreUnavailable, said);
+        }
+    };
+    match limited(ctx.repository.certificate(id)).await {
+        Err((reason, detail)) => return Presence::Unknown(reason, detail),
+        Ok(now) => {
+            if !now.is_some_and(|now| now.value.names(snapshot.snapshot_id)) {
+                return Presence::Left;
+            }
+        }
+    }
+    metrics::anomaly(anomaly.kind);
+    tracing::error!(partition = %id, snapshot = %snapshot.snapshot_id, detail = %anomaly, "a snapshot that only the certificate names is damaged: restores do not fall back to it any more");
+    Presence::Damaged
+}
+
+/// Returns what is wrong with a snapshot's presence.
+async fn anomaly_of(
+    ctx: &Context,
+    id: PartitionId,
+    entry: &PointerEntry,
+) -> Result<Option<Anomaly>, StoreError> {
+    let level = CheckLevel::Presence;
+    let look = ctx
+        .repository
+        .check_snapshot(&ctx.cluster, id, entry, level, &NoProgress);
+    Ok(look.await?.anomalies.into_iter().next())
 }

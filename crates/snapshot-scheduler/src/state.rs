@@ -32,6 +32,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// First wait after a failure; doubles with each further one.
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
+/// How long a pointer that is not ours is believed to be there still.
+const FOREIGN_AGE_MAX: Duration = Duration::from_secs(5);
 /// Longest wait after failures.
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
@@ -172,6 +174,8 @@ pub(crate) struct PartitionMemory {
     pub(crate) pointer_hint: Lsn,
     /// Trim point of the certificate as read last.
     pub(crate) certified: Option<Lsn>,
+    /// The certificate as read last, where it names snapshots that the pointer does not.
+    pub(crate) unretained: Option<Arc<Certificate>>,
     /// Passed checks of the snapshots in the pointer.
     pub(crate) checks: BTreeMap<SnapshotId, Check>,
     /// What was found wrong with damaged ones.
@@ -202,6 +206,7 @@ impl Default for PartitionMemory {
             pointer_read_at: None,
             pointer_hint: Lsn::ZERO,
             certified: None,
+            unretained: None,
             checks: BTreeMap::new(),
             damage: BTreeMap::new(),
             dismissed: BTreeSet::new(),
@@ -328,13 +333,23 @@ impl State {
         certificate: Option<&Certificate>,
         instants: Instants,
     ) {
+        let ours = self.view.fingerprint;
         let Some((view, memory)) = self.partition(id) else {
             return;
         };
-        memory.pointer_wanted = false;
+        // Nothing is ordered by what is not ours, and so nobody would report that it was taken away.
+        memory.pointer_wanted = pointer
+            .as_ref()
+            .is_some_and(|pointer| pointer.cluster.fingerprint != ours || pointer.partition != id);
+        if memory.pointer_wanted {
+            memory.pointer_not_before = instants.now.plus(FOREIGN_AGE_MAX);
+        }
         memory.pointer_failures = 0;
         memory.pointer_read_at = Some(instants.now);
         memory.certified = certificate.map(|certificate| certificate.up_to);
+        memory.unretained = certificate
+            .filter(|certificate| certificate.unretained(pointer.as_ref()).next().is_some())
+            .map(|certificate| Arc::new(certificate.clone()));
         view.archive_stale = false;
         let kept: BTreeSet<SnapshotId> = pointer
             .iter()

@@ -412,4 +412,31 @@ proptest! {
             prop_assert!(late.is_err());
         }
     }
+
+    /// After a move all that was moved can be restored there, at its position, and so can what the certificate there rests on.
+    #[test]
+    fn a_move_keeps_what_was_moved_and_what_is_certified_and_nothing_else(
+        moved in entries(), here in prop::option::of(entries()),
+        named in prop::collection::vec(any::<prop::sample::Index>(), 0..3),
+    ) {
+        let here = here.map(|mut entries| {
+            // Some are the moved ones, some others at the same position.
+            let other = |entry: &mut PointerEntry| *entry = entry_of(entry.incarnation, entry.lsn.get(), 7_000_000 + u128::from(entry.lsn.get()));
+            entries.iter_mut().step_by(2).for_each(other);
+            entries
+        });
+        let certificate = here.as_ref().map(|here| {
+            let named: Vec<_> = named.iter().map(|pick| here[pick.index(here.len())].clone()).collect();
+            certificate(1, &named)
+        });
+        let (moved, here) = (pointer(moved), here.map(pointer));
+        let retained = retained_after_move(&moved, here.as_ref(), certificate.as_ref());
+        prop_assert!(retained.is_sorted_by(|newer, older| position(newer) > position(older)));
+        let certified: Vec<&PointerEntry> = here.iter().flat_map(|here| &here.snapshots)
+            .filter(|entry| certificate.as_ref().is_some_and(|found| found.names(entry.snapshot_id)))
+            .collect();
+        prop_assert!(certified.iter().all(|entry| retained.contains(entry)));
+        prop_assert!(moved.snapshots.iter().all(|entry| retained.iter().any(|kept| position(kept) == position(entry))));
+        prop_assert!(retained.iter().all(|entry| certified.contains(&entry) || moved.snapshots.contains(entry)));
+    }
 }

@@ -4,13 +4,14 @@
 mod common;
 
 use common::*;
+use proptest::prelude::*;
 use snapshot_store::{
     ClusterIdentity, Incarnation, Lsn, SnapshotId,
     core::{
         Loss, Recovery, RecoveryFacts, RecoveryRefusal, RecoveryStep, RegisteredLog, ReplicaClaim,
         plan_recovery,
     },
-    format::{Certificate, Origin, Pointer},
+    format::{Certificate, Origin, Pointer, PointerEntry},
 };
 use std::collections::BTreeSet;
 
@@ -19,6 +20,7 @@ struct Found {
     cluster: ClusterIdentity,
     pointer: Option<Pointer>,
     certificate: Option<Certificate>,
+    certified: Vec<PointerEntry>,
     origin: Option<Origin>,
     damaged: BTreeSet<SnapshotId>,
     log: Option<RegisteredLog>,
@@ -31,6 +33,7 @@ impl Found {
             cluster: cluster(),
             pointer: Some(pointer(vec![entry(140), entry(100)])),
             certificate: None,
+            certified: Vec::new(),
             origin: None,
             damaged: BTreeSet::new(),
             log: None,
@@ -58,6 +61,7 @@ impl Found {
             first: Some(incarnation(1)),
             pointer: self.pointer.as_ref(),
             certificate: self.certificate.as_ref(),
+            certified: &self.certified,
             latest_origin: self.origin.as_ref(),
             damaged: &self.damaged,
             log: self.log.as_ref(),
@@ -103,7 +107,21 @@ fn the_newest_snapshot_that_is_not_damaged_begins_the_next_generation() {
     found.damaged.insert(snapshot_id(140));
     assert_eq!(found.fork(), (100, 2));
     found.damaged.insert(snapshot_id(100));
-    assert_eq!(found.plan(), Err(RecoveryRefusal::NothingSound { retained: 2 }));
+    assert_eq!(found.plan(), Err(RecoveryRefusal::NothingSound { named: 2 }));
+}
+
+#[test]
+fn what_only_the_certificate_names_comes_in_the_order_of_its_lsn() {
+    let mut found = Found::lost();
+    found.certificate = Some(certificate(120, &[entry(120), entry(90)]));
+    found.certified = vec![entry(120), entry(90)];
+    assert_eq!(found.fork(), (140, 2));
+    for (damaged, next) in [(140, 120), (120, 100), (100, 90)] {
+        found.damaged.insert(snapshot_id(damaged));
+        assert_eq!(found.fork(), (next, 2), "{damaged} is damaged");
+    }
+    found.damaged.insert(snapshot_id(90));
+    assert_eq!(found.plan(), Err(RecoveryRefusal::NothingSound { named: 4 }));
 }
 
 #[test]
@@ -273,4 +291,62 @@ fn objects_of_another_cluster_are_named_and_nothing_is_done() {
         ),
         "{refused:?}"
     );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Nothing is forked while a log is there or followed; what is forked is the newest that is not damaged; its generation
+    /// is above all that anything speaks of; and what is said to be lost lies above what is kept.
+    #[test]
+    fn a_fork_is_of_the_newest_sound_snapshot_and_above_every_life_of_the_log(
+        retained in prop::collection::btree_set((1u64..3, 1u64..20), 0..4),
+        unretained in prop::collection::btree_set(1u64..20, 0..3),
+        damaged in prop::collection::btree_set(1u64..20, 0..8),
+        lives in prop::collection::vec((1u64..4, 0u64..30, any::<bool>()), 0..3),
+        tail in prop::option::of(1u64..30),
+    ) {
+        let id = |generation: u64, lsn: u64| u128::from(generation * 100 + lsn);
+        let retained: Vec<PointerEntry> = retained.iter().rev()
+            .map(|(generation, lsn)| entry_of(incarnation(*generation), *lsn, id(*generation, *lsn)))
+            .collect();
+        let certified: Vec<PointerEntry> = unretained.iter().rev()
+            .map(|lsn| entry_of(incarnation(1), *lsn, id(1, *lsn)))
+            .filter(|entry| !retained.iter().any(|kept| kept.snapshot_id == entry.snapshot_id))
+            .collect();
+        let mut found = Found::lost();
+        found.certificate = (!certified.is_empty()).then(|| certificate(1, &certified));
+        found.damaged = damaged.iter().flat_map(|lsn| [1, 2].map(|generation| snapshot_id(id(generation, *lsn)))).collect();
+        found.log = tail.and_then(|tail| log(incarnation(2), tail));
+        found.replicas = lives.iter().map(|(generation, applied, following)| ReplicaClaim {
+            following: *following,
+            ..replica(*generation, *applied)
+        }).collect();
+        found.pointer = (!retained.is_empty()).then(|| pointer(retained.clone()));
+        found.certified.clone_from(&certified);
+        let position = |entry: &PointerEntry| (entry.incarnation.generation, entry.lsn);
+        let named = || retained.iter().chain(&certified);
+        let newest = named().filter(|entry| !found.damaged.contains(&entry.snapshot_id)).map(position).max();
+        let followed = found.replicas.iter().any(|replica| replica.following);
+        match found.plan() {
+            Ok(Recovery { step: RecoveryStep::Fork { from, generation }, loss }) => {
+                prop_assert!(found.log.is_none() && !followed && found.pointer.is_some());
+                prop_assert_eq!(Some(position(&from)), newest);
+                prop_assert!(named().all(|entry| entry.incarnation.generation < generation));
+                prop_assert!(found.replicas.iter().all(|replica| replica.incarnation.generation < generation));
+                let Loss { kept, seen } = loss.unwrap();
+                prop_assert_eq!(kept, from.lsn);
+                prop_assert!(seen.is_none_or(|(lsn, _)| lsn > kept));
+            }
+            Ok(Recovery { step: RecoveryStep::Keep { .. }, loss }) => prop_assert!(found.log.is_some() && loss.is_none()),
+            Ok(Recovery { step: RecoveryStep::BeginEmpty { .. }, .. }) => {
+                prop_assert!(found.log.is_none() && !followed && found.pointer.is_none() && found.certificate.is_none());
+            }
+            Ok(Recovery { step: RecoveryStep::Provision { .. }, .. }) => prop_assert!(false, "no copy awaits a log here"),
+            Err(RecoveryRefusal::NothingSound { .. }) => prop_assert!(found.pointer.is_some() && newest.is_none()),
+            Err(RecoveryRefusal::PointerMissing) => prop_assert!(found.pointer.is_none() && found.certificate.is_some()),
+            Err(RecoveryRefusal::Followed { .. }) => prop_assert!(followed && found.log.is_none()),
+            Err(_) => prop_assert!(found.log.is_some()),
+        }
+    }
 }

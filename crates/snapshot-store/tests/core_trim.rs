@@ -155,9 +155,46 @@ fn a_delay_uses_the_guard_as_it_stood() {
     };
     assert_eq!(delayed(500).grant().up_to, Lsn::new(500));
     assert_eq!(delayed(5_000).grant().up_to, Lsn::new(300));
+    assert_eq!(delayed(10_000).grant().up_to, Lsn::new(300), "just old enough");
+    assert_eq!(delayed(10_001).grant().up_to, Lsn::new(200));
     assert_eq!(delayed(100_000).grant().up_to, Lsn::new(200));
     assert_eq!(delayed(100_000).grant().bound, TrimBound::DelayedGuard);
     assert_eq!(delayed(600_000).hold(), HoldReason::Delay);
+}
+
+#[test]
+fn without_a_delay_the_history_is_not_asked() {
+    let forgetful = Case::with(|case| case.pointer().history.clear());
+    assert_eq!(forgetful.grant().up_to, Lsn::new(500));
+}
+
+#[test]
+fn of_equal_bounds_the_first_one_is_named() {
+    let at_guard = Case::with(|case| case.replicas = vec![need(Some(500), None)]);
+    assert_eq!(at_guard.grant().bound, TrimBound::Guard);
+    let nothing_left = Case::with(|case| {
+        case.replicas = vec![need(Some(500), None)];
+        case.log().trim_point = Lsn::new(500);
+    });
+    assert_eq!(nothing_left.hold(), HoldReason::NothingToTrim);
+}
+
+#[test]
+fn a_replica_exactly_as_far_behind_as_allowed_is_waited_for() {
+    for records in [true, false] {
+        let check = |less: u64| {
+            let case = Case::with(|case| {
+                case.replicas = vec![need(Some(10), Some(1_000))];
+                match records {
+                    true => case.rule.held_records_max = 490 - less,
+                    false => case.rule.held_bytes_max = 49_000 - less,
+                }
+            });
+            case.grant().up_to
+        };
+        assert_eq!(check(0), Lsn::new(10), "by records: {records}");
+        assert_eq!(check(1), Lsn::new(500), "by records: {records}");
+    }
 }
 
 #[test]

@@ -30,7 +30,13 @@ use snapshot_worker::{
     core::FinishedRestore,
     processor::{Changes, RocksEngine, RocksOptions, StateEngine, WorkerOptions},
 };
-use std::{collections::HashSet, fs, path::Path, process::Command, time::Duration};
+use std::{
+    collections::HashSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 use tokio::time::{Instant, MissedTickBehavior};
 
 /// The replica that is lost, or falls behind.
@@ -39,6 +45,8 @@ const SEED: u64 = 1;
 /// How often a batch is proposed in `latency`, and how many keys it changes.
 const PROPOSE_EVERY: Duration = Duration::from_millis(2);
 const PROPOSED_KEYS: usize = 10;
+/// How many keys are read in `memory`: enough to fill the block cache also with a small state.
+const READS: usize = 100_000;
 /// Prefix of the key-value state machine's only keyspace.
 const KEYSPACE: u8 = 1;
 
@@ -64,6 +72,11 @@ struct Args {
     /// Option of the store's client.
     #[arg(long = "option", global = true, value_parser = |text: &str| text.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())).ok_or("KEY=VALUE"))]
     options: Vec<(String, String)>,
+    /// One step of `memory`, in a process of its own, and what it leaves to the next one.
+    #[arg(long, global = true, hide = true, requires = "memory_folder")]
+    memory_step: Option<String>,
+    #[arg(long, global = true, hide = true)]
+    memory_folder: Option<PathBuf>,
     /// Shell command that downloads `{snapshot}*` into `{dir}`.
     #[arg(long, global = true)]
     peer: Option<String>,
@@ -81,13 +94,18 @@ enum Measure {
 #[tokio::main]
 async fn main() {
     let args = Args::parse();
-    println!("{} keys with values of {} bytes", args.keys, args.value_bytes);
+    if args.memory_step.is_none() {
+        println!("{} keys with values of {} bytes", args.keys, args.value_bytes);
+    }
     match args.measure {
         Some(Measure::Apply) => apply(&args).await,
         Some(Measure::Latency) => latency(&args).await,
         Some(Measure::Restore) => restore(&args).await,
         Some(Measure::Stale) => stale(&args).await,
-        Some(Measure::Memory) => memory(&args).await,
+        Some(Measure::Memory) => match (&args.memory_step, &args.memory_folder) {
+            (Some(step), Some(folder)) => memory_step(&args, step, folder).await,
+            _ => memory(&args).await,
+        },
         None => println!("nothing to measure; the head of this file says what there is"),
     }
 }
@@ -341,25 +359,46 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-/// The peak of this process's memory while a replica exports, and while it restores. Two runs with different `--keys` show
-/// whether it is constant; the store must be elsewhere.
+/// The peak memory of a process while its replica exports, and of another one while it restores. Two runs with different
+/// `--keys` show whether it is constant; the store must be elsewhere. Each step has a process of its own: what a load, and a
+/// log that is not trimmed, leave in memory is no matter of exports and restores.
 async fn memory(args: &Args) {
-    let mut bed = Bed::on_disk(SEED, args.repository(Incremental::Off)).await;
-    bed.start(LEADER).await;
-    bed.handle(LEADER).lead().await.unwrap();
-    bed.load(args.keys, args.value_bytes).await;
-    let before = resident("VmRSS:");
-    forget_peak();
-    let published = bed.publish(LEADER).await;
-    let exported = resident("VmHWM:");
-    bed.trim(published.lsn).await;
-    forget_peak();
-    lose_and_restore(&mut bed).await;
-    let restored = resident("VmHWM:");
-    println!(
-        "{} MiB of state: {before} MiB before, at most {exported} MiB while exporting, {restored} MiB while restoring",
-        published.bytes_total >> 20
-    );
+    let folder = tempfile::tempdir().unwrap();
+    for step in ["load", "export", "restore"] {
+        let ended = Command::new(std::env::current_exe().unwrap())
+            .args(std::env::args_os().skip(1))
+            .arg("--memory-step")
+            .arg(step)
+            .arg("--memory-folder")
+            .arg(folder.path())
+            .status();
+        assert!(ended.unwrap().success());
+    }
+    println!("of {} MiB of values", (args.keys * args.value_bytes) >> 20);
+}
+
+async fn memory_step(args: &Args, step: &str, folder: &Path) {
+    let mut bed = Bed::in_folder(SEED, args.repository(Incremental::Off), folder).await;
+    if step == "restore" {
+        let before = resident("VmRSS:");
+        forget_peak();
+        bed.start(FOLLOWER).await;
+        println!("restore: {before} MiB before, at most {} MiB", resident("VmHWM:"));
+    } else {
+        bed.start(LEADER).await;
+        bed.handle(LEADER).lead().await.unwrap();
+        if step == "load" {
+            bed.load(args.keys, args.value_bytes).await;
+        } else {
+            bed.change(args.keys, 0.0, args.value_bytes).await;
+            bed.read(LEADER, args.keys, READS);
+        }
+        let before = resident("VmRSS:");
+        forget_peak();
+        let published = bed.publish(LEADER).await;
+        println!("{step}: {before} MiB before, at most {} MiB", resident("VmHWM:"));
+        bed.trim(published.lsn).await;
+    }
     bed.end().await;
 }
 

@@ -1,4 +1,4 @@
-//! The stored inputs: the golden files of the formats, and what stands in `corpus/`.
+//! The stored inputs: the golden files of the formats, the example configurations, and what stands in `corpus/`.
 
 use crate::target::Target;
 use bytes::Bytes;
@@ -13,12 +13,13 @@ use std::{fs, path::Path};
 pub fn inputs(target: Target) -> Vec<Vec<u8>> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = files(&here.join("corpus").join(target.name()), "");
-    found.extend(files(
-        &here.join("../../crates/snapshot-store/tests/golden"),
-        target.name(),
-    ));
-    if target == Target::Record {
-        found.extend(records().iter().map(|record| record.encode().to_vec()));
+    match target {
+        Target::Config => found.extend(files(&here.join("../../examples/config"), "")),
+        Target::Record => found.extend(records().iter().map(|record| record.encode().to_vec())),
+        Target::Latest | Target::Metadata | Target::Trim | Target::Control => {
+            let golden = here.join("../../crates/snapshot-store/tests/golden");
+            found.extend(files(&golden, target.name()));
+        }
     }
     assert!(!found.is_empty(), "{} has no inputs", target.name());
     found

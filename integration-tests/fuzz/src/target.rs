@@ -15,6 +15,7 @@ use std::{
     fmt::Debug,
     time::Duration,
 };
+use tidemark::config::{AdminConfig, Fault, LogConfig, RoleConfig, WorkerConfig, parse};
 
 /// Something that reads bytes from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub enum Target {
     Control,
     /// The envelope of a log record.
     Record,
+    /// A configuration file, for every role.
+    Config,
 }
 
 impl Target {
@@ -39,6 +42,7 @@ impl Target {
         Target::Trim,
         Target::Control,
         Target::Record,
+        Target::Config,
     ];
 
     /// Returns its name, which is also that of its folder of inputs.
@@ -49,6 +53,7 @@ impl Target {
             Target::Trim => "trim",
             Target::Control => "control",
             Target::Record => "record",
+            Target::Config => "config",
         }
     }
 
@@ -65,6 +70,7 @@ impl Target {
                 .is_some(),
             Target::Control => read::<Control>(bytes).is_some(),
             Target::Record => read_record(bytes),
+            Target::Config => read_config(bytes),
         }
     }
 }
@@ -87,6 +93,43 @@ fn read_record(bytes: &[u8]) -> bool {
     let written = record.encode();
     assert_eq!(Record::decode(&written).as_ref(), Ok(&record));
     true
+}
+
+/// Reads a configuration file as each role would. What was accepted must survive being written; a refusal says of every
+/// fault where it is, what it is and what to do.
+fn read_config(bytes: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return false;
+    };
+    let roles = [
+        read_role::<LogConfig>(text),
+        read_role::<WorkerConfig>(text),
+        read_role::<AdminConfig>(text),
+    ];
+    roles.contains(&true)
+}
+
+fn read_role<C: RoleConfig + PartialEq + Debug>(text: &str) -> bool {
+    match parse::<C>("file", text, []) {
+        Ok(config) => {
+            let written = toml::to_string(&config).expect("what was read can be written");
+            let again = parse::<C>("file", &written, []).expect("what was written is accepted");
+            assert_eq!(
+                again, config,
+                "reading what was written gives another configuration"
+            );
+            true
+        }
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            let said = |fault: &Fault| {
+                // The key may be the one without a name: TOML has it.
+                !fault.problem.is_empty() && !fault.remedy.is_empty()
+            };
+            assert!(error.faults().iter().all(said), "{:?}", error.faults());
+            false
+        }
+    }
 }
 
 /// Takes a pointer for what all decisions are made on.
@@ -157,7 +200,7 @@ fn decide_by_pointer(pointer: &Pointer) {
         applied_lsn: None,
         damaged: &BTreeSet::new(),
     };
-    if let Ok(found) = restore_candidates(pointer, &need) {
+    if let Ok(found) = restore_candidates(Some(pointer), None, &need) {
         assert!(found.entries.iter().all(|entry| entry.lsn >= latest.lsn));
     }
     let facts = DeleteFacts {
@@ -190,6 +233,25 @@ fn decide_by_certificate(certificate: &Certificate) {
     assert!(
         !allowed || certificate.up_to == Lsn::ZERO,
         "a pointer below the certificate"
+    );
+    let need = RestoreNeed {
+        fingerprint: certificate.cluster.fingerprint,
+        partition: certificate.partition,
+        incarnation: certificate.incarnation,
+        trim_point: certificate.up_to,
+        applied_lsn: None,
+        damaged: &BTreeSet::new(),
+    };
+    let found = restore_candidates(None, Some(certificate), &need).expect("it is our own");
+    assert!(
+        found
+            .certified
+            .iter()
+            .all(|snapshot| snapshot.lsn >= certificate.up_to)
+    );
+    assert_eq!(
+        found.certified.len() + found.passed_over.len(),
+        certificate.snapshots.len()
     );
 }
 

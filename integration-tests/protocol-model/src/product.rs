@@ -169,12 +169,15 @@ fn directory(entry: Entry) -> SnapshotDirectory {
     }
 }
 
+fn small_id(id: SnapshotId) -> u8 {
+    u8::try_from(id.get().0).expect("all ids of the model are small")
+}
+
 fn back(entry: &PointerEntry) -> Entry {
-    let id = u8::try_from(entry.snapshot_id.get().0).expect("all ids of the model are small");
     Entry {
         inc: small(entry.incarnation.generation),
         lsn: small(entry.lsn.get()),
-        id,
+        id: small_id(entry.snapshot_id),
     }
 }
 
@@ -361,8 +364,17 @@ impl Product {
         }
     }
 
-    /// Asks `restore_candidates`; what must not be used at all gives none.
-    pub fn candidates(&self, latest: &Latest, log: LogView, applied: Option<u8>) -> Vec<Entry> {
+    /// Asks `restore_candidates`: what the pointer retains, then what only the certificate names. What must not be used at
+    /// all gives none.
+    pub fn candidates(
+        &self,
+        latest: Option<&Latest>,
+        certificate: Option<&Certified>,
+        log: LogView,
+        applied: Option<u8>,
+    ) -> Vec<Entry> {
+        let pointer = latest.map(|latest| self.pointer(latest));
+        let certificate = certificate.map(|certified| self.certificate(certified));
         let need = RestoreNeed {
             fingerprint: self.ours.fingerprint,
             partition: PARTITION,
@@ -371,9 +383,14 @@ impl Product {
             applied_lsn: applied.map(lsn),
             damaged: &BTreeSet::new(),
         };
-        worker::restore_candidates(&self.pointer(latest), &need)
-            .map(|found| found.entries.iter().map(back).collect())
-            .unwrap_or_default()
+        let found = worker::restore_candidates(pointer.as_ref(), certificate.as_ref(), &need);
+        let found = found.unwrap_or_default();
+        let certified = found.certified.iter().map(|snapshot| Entry {
+            inc: small(snapshot.path.generation),
+            lsn: small(snapshot.lsn.get()),
+            id: small_id(snapshot.snapshot_id),
+        });
+        found.entries.iter().map(back).chain(certified).collect()
     }
 }
 

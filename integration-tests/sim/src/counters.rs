@@ -23,6 +23,12 @@ impl Counters {
         add(&self.0, name, 1);
     }
 
+    /// Returns how often `name` was counted.
+    pub fn get(&self, name: &str) -> u64 {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.get(name).copied().unwrap_or_default()
+    }
+
     /// Returns all of them.
     pub fn all(&self) -> BTreeMap<String, u64> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -1,10 +1,14 @@
 //! What runs on each host: the shipped parts, put together as the binary does it.
 
 use crate::{
+    machine::VersionedMachine,
     net,
+    node_disk::NodeDisk,
+    node_log::NodeLog,
+    plan::FaultClass,
+    rpc::RpcFaults,
     sim_log::SimLog,
     sim_store::SimStore,
-    state::MemoryEngine,
     world::{BLOCKING, World},
 };
 use object_store::path::Path;
@@ -21,11 +25,14 @@ use snapshot_worker::{
     processor::{Worker, WorkerOptions},
 };
 use std::{sync::Arc, time::Duration};
-use tidemark::kv::{machine::KvMachine, service::KvServer};
+use tidemark::kv::service::KvServer;
 use tokio_util::sync::CancellationToken;
 
 /// The host of the log.
 pub(crate) const LOG: &str = "log";
+
+/// In how many of their lives admins only show what they would do.
+const DRY_RUN_CHANCE: f64 = 0.5;
 
 /// How long a node waits before it asks the store again who it is.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
@@ -44,15 +51,20 @@ pub(crate) fn repository(world: &World, node: &str) -> Repository {
     Repository::with_store_and(store, Path::default(), &options, world.seams(node))
 }
 
-fn remote_log() -> anyhow::Result<RemoteLog> {
-    Ok(RemoteLog::new(net::channel(endpoint(&net::url(LOG))?)))
+fn remote_log(world: &World, node: &str) -> anyhow::Result<NodeLog<RemoteLog>> {
+    Ok(NodeLog {
+        world: world.clone(),
+        node: node.to_owned(),
+        inner: RemoteLog::new(net::channel(endpoint(&net::url(LOG))?)),
+    })
 }
 
 /// Serves the log.
 pub(crate) async fn log(world: World) -> turmoil::Result {
     world.event("log starts");
-    let engine = Arc::new(SimLog::new(world));
+    let engine = Arc::new(SimLog::new(world.clone()));
     server_builder()
+        .layer(RpcFaults(world))
         .add_service(log_service(engine.clone()))
         .add_service(log_admin_service(engine))
         .serve_with_incoming(net::incoming().await?)
@@ -87,14 +99,20 @@ pub(crate) async fn worker(world: World, name: String) -> turmoil::Result {
     let seams = repository.seams().clone();
     let worker = Arc::new(Worker::start_with_engine(
         options,
-        Arc::new(KvMachine),
-        Arc::new(MemoryEngine),
-        Arc::new(remote_log()?),
+        Arc::new(VersionedMachine {
+            newer_by: u32::from(world.is_updated(&name)),
+        }),
+        Arc::new(NodeDisk {
+            world: world.clone(),
+            node: name.clone(),
+        }),
+        Arc::new(remote_log(&world, &name)?),
         repository,
         seams,
     )?);
     world.set_worker(&name, Some(worker.clone()));
     server_builder()
+        .layer(RpcFaults(world))
         .add_service(worker.service())
         .add_service(KvServer::new(worker, identity).into_service())
         .serve_with_incoming(net::incoming().await?)
@@ -102,7 +120,7 @@ pub(crate) async fn worker(world: World, name: String) -> turmoil::Result {
     Ok(())
 }
 
-/// The policy of all admins.
+/// The policy of an admin, for one life.
 fn policy(world: &World) -> Policy {
     let plan = world.plan();
     Policy {
@@ -116,6 +134,8 @@ fn policy(world: &World) -> Policy {
         leader_fallback_after_ms: 5000,
         snapshots_per_node_max: 2,
         prune: Some(plan.prune),
+        trim_delay_ms: plan.trim_delay_ms,
+        dry_run: world.strikes(FaultClass::DryRun, DRY_RUN_CHANCE),
         ..Policy::default()
     }
 }
@@ -149,14 +169,18 @@ pub(crate) async fn admin(world: World, name: String, cluster: ClusterRecord) ->
             client: Arc::new(GrpcWorker::with_channel(channel)),
         });
     }
-    let log_admin = RemoteLogAdmin::new(net::channel(endpoint(&net::url(LOG))?));
+    let log_admin = NodeLog {
+        world: world.clone(),
+        node: name.clone(),
+        inner: RemoteLogAdmin::new(net::channel(endpoint(&net::url(LOG))?)),
+    };
     let scheduler = Scheduler::builder(policy(&world))
         .options(pace(&world))
         .admin(NodeId::new(name.clone())?)
         .address(net::url(&name))
         .cluster(&cluster)
         .log(Arc::new(LogParts {
-            log: Arc::new(remote_log()?),
+            log: Arc::new(remote_log(&world, &name)?),
             admin: Arc::new(log_admin),
         }))
         .store(repository(&world, &name))
@@ -164,6 +188,7 @@ pub(crate) async fn admin(world: World, name: String, cluster: ClusterRecord) ->
         .build()?;
     let handle = scheduler.handle();
     let serving = server_builder()
+        .layer(RpcFaults(world))
         .add_service(handle.service())
         .serve_with_incoming(net::incoming().await?);
     tokio::spawn(scheduler.run(CancellationToken::new()));

@@ -2,7 +2,11 @@
 //!
 //! It looks at the store and the log as they are, past all faults. What it finds wrong it keeps until somebody takes it.
 
-use crate::truth::Truth;
+use crate::{
+    harm::Harm,
+    history::History,
+    truth::{Replayed, Truth},
+};
 use bytes::Bytes;
 use futures::FutureExt;
 use object_store::{ObjectStoreExt, memory::InMemory, path::Path};
@@ -27,7 +31,8 @@ pub(crate) struct Acknowledged {
 /// A snapshot that was complete and right when the pointer began to name it.
 struct Published {
     lsn: Lsn,
-    generation: u64,
+    /// Which of the partition's histories it holds; `None` when none of them.
+    history: Option<usize>,
     objects: Objects,
 }
 
@@ -36,10 +41,14 @@ type Objects = BTreeMap<Path, (Option<String>, ContentHash)>;
 
 /// What is known of one partition.
 struct Partition {
-    truth: Truth,
+    history: History,
     highest: Option<(u64, Lsn)>,
     published: BTreeMap<SnapshotId, Published>,
     trim_point: Lsn,
+    /// The latest pointer of its own, and the objects that stood for the latest two.
+    pointer: Option<Pointer>,
+    versions: Vec<(Bytes, Option<String>)>,
+    harm: Option<Harm>,
 }
 
 /// Looks at store and log, past all faults.
@@ -57,10 +66,13 @@ impl Oracle {
     pub(crate) fn new(raw: Arc<InMemory>, log: MemoryLog, cluster: &ClusterRecord) -> Self {
         let partition = |(id, incarnation): (&PartitionId, &snapshot_store::Incarnation)| {
             let known = Partition {
-                truth: Truth::new(cluster.cluster.fingerprint, *incarnation),
+                history: History::new(Truth::new(cluster.cluster.fingerprint, *incarnation)),
                 highest: None,
                 published: BTreeMap::new(),
                 trim_point: Lsn::ZERO,
+                pointer: None,
+                versions: Vec::new(),
+                harm: None,
             };
             (*id, known)
         };
@@ -86,8 +98,16 @@ impl Oracle {
         std::mem::take(&mut self.violations)
     }
 
-    pub(crate) fn truth(&mut self, partition: PartitionId) -> Option<&mut Truth> {
-        self.partitions.get_mut(&partition).map(|known| &mut known.truth)
+    /// Returns what the log of a partition ever held.
+    pub(crate) fn history(&mut self, partition: PartitionId) -> Option<&mut History> {
+        self.partitions
+            .get_mut(&partition)
+            .map(|known| &mut known.history)
+    }
+
+    /// Returns what somebody did to a partition from outside, if it was.
+    pub(crate) fn harm(&self, partition: PartitionId) -> Option<&Harm> {
+        self.partitions.get(&partition)?.harm.as_ref()
     }
 
     fn get(&self, path: &Path) -> Option<(Bytes, Option<String>)> {
@@ -98,6 +118,11 @@ impl Oracle {
 
     fn version(&self, path: &Path) -> Option<Option<String>> {
         Some(self.raw.head(path).now_or_never()?.ok()?.e_tag)
+    }
+
+    /// Returns the content of an object.
+    pub(crate) fn object(&self, key: &str) -> Option<Bytes> {
+        Some(self.get(&Path::from(key))?.0)
     }
 
     pub(crate) fn pointer(&self, partition: PartitionId) -> Option<Pointer> {
@@ -124,8 +149,9 @@ impl Oracle {
         let Some((partition, directory)) = snapshot_directory(path) else {
             return;
         };
-        let named = self.pointer(partition);
-        let Some(pointer) = named else {
+        // Where somebody else took the pointer away, what was decided by it may still be under way.
+        let known = self.partitions.get(&partition);
+        let Some(pointer) = known.and_then(|known| known.pointer.clone()) else {
             self.violations
                 .push(format!("rule 5: {path} was deleted without a pointer"));
             return;
@@ -175,7 +201,13 @@ impl Oracle {
             .and_then(Result::ok)
             .map_or(Lsn::ZERO, |info| info.trim_point);
         if let Some(known) = self.partitions.get_mut(&partition) {
+            let moved = trim_point > known.trim_point;
             known.trim_point = trim_point;
+            if moved && let Err(what) = known.check_guard() {
+                self.violations.push(format!(
+                    "rule 1: partition {partition} is trimmed to {trim_point}, {what}"
+                ));
+            }
         }
         self.check_cover(partition);
         trim_point
@@ -188,12 +220,33 @@ impl Oracle {
     }
 
     fn check_pointer(&mut self, partition: PartitionId) {
-        let Some(pointer) = self.pointer(partition) else {
+        let key = Keys::pointer(partition);
+        let found = self.get(&Path::from(key.as_str()));
+        let Some(known) = self.partitions.get_mut(&partition) else {
+            return;
+        };
+        if let Some(Harm::PointerForeign { foreign }) = &known.harm {
+            if found.as_ref().map(|(bytes, _)| bytes) != Some(foreign) {
+                self.violations.push(format!(
+                    "rule 2: the foreign pointer of partition {partition} was replaced"
+                ));
+            }
+            return;
+        }
+        let pointer = found
+            .as_ref()
+            .and_then(|(bytes, _)| Pointer::decode(&key, bytes).ok());
+        let (Some(pointer), Some(version)) = (pointer, found) else {
             self.violations.push(format!(
                 "rule 2: the pointer of partition {partition} is gone or unreadable"
             ));
             return;
         };
+        known.pointer = Some(pointer.clone());
+        known.versions.push(version);
+        if known.versions.len() > 2 {
+            known.versions.remove(0);
+        }
         let latest = pointer
             .latest()
             .map(|entry| (entry.incarnation.generation, entry.lsn));
@@ -224,28 +277,29 @@ impl Oracle {
             "snapshot {} of partition {partition} at {}",
             entry.snapshot_id, entry.lsn
         );
-        let objects = match self.complete(partition, entry) {
+        let (objects, history) = match self.complete(partition, entry) {
             Ok((manifest, objects)) => {
-                let truth = self.truth(partition).and_then(|truth| truth.at(entry.lsn));
-                let right = truth.is_some_and(|truth| {
-                    manifest.chain_hash() == Some(truth.chain)
-                        && manifest.state_digest == Some(truth.digest())
+                let found = (manifest.chain_hash(), manifest.state_digest);
+                let holds = self.history(partition).and_then(|history| {
+                    history.find(entry.lsn, |truth| {
+                        found == (Some(truth.chain), Some(truth.digest()))
+                    })
                 });
-                if !right {
+                if holds.is_none() {
                     self.violations
                         .push(format!("rule 3: {shown} is not what the log amounts to"));
                 }
-                objects
+                (objects, holds)
             }
             Err(what) => {
                 self.violations
                     .push(format!("rule 2: {shown} was published incomplete: {what}"));
-                BTreeMap::new()
+                (BTreeMap::new(), None)
             }
         };
         let published = Published {
             lsn: entry.lsn,
-            generation: entry.incarnation.generation,
+            history,
             objects,
         };
         if let Some(known) = self.partitions.get_mut(&partition) {
@@ -279,19 +333,22 @@ impl Oracle {
         if trim_point == Lsn::ZERO {
             return;
         }
-        let pointer = self.pointer(partition);
         let Some(known) = self.partitions.get(&partition) else {
             return;
         };
-        let covers = |entry: &PointerEntry| {
-            known.published.get(&entry.snapshot_id).is_some_and(|published| {
-                published.lsn >= trim_point
-                    && published.generation == known.truth.incarnation.generation
-                    && !published.objects.is_empty()
-                    && self.is_intact(published)
-            })
+        let covers = |id: &SnapshotId, published: &Published| {
+            known.is_named(id)
+                && published.lsn >= trim_point
+                && known.history.is_shared(published.history, trim_point)
+                && !published.objects.is_empty()
+                && self.is_intact(published)
         };
-        if !pointer.is_some_and(|pointer| pointer.snapshots.iter().any(covers)) {
+        if !known
+            .published
+            .iter()
+            .rev()
+            .any(|(id, published)| covers(id, published))
+        {
             self.violations.push(format!(
                 "rule 1: partition {partition} is trimmed to {trim_point}, and nothing that can be restored covers that"
             ));
@@ -330,10 +387,52 @@ impl Oracle {
         Some(objects)
     }
 
+    /// Returns whether a partition may be harmed: it has enough snapshots, nothing befell it so far, and fewer than `most`
+    /// partitions were harmed before.
+    pub(crate) fn may_harm(&self, partition: PartitionId, most: usize) -> bool {
+        let harmed = self.partitions.values().filter(|known| known.harm.is_some());
+        !self.damaged.contains(&partition)
+            && harmed.count() < most
+            && self
+                .pointer(partition)
+                .is_some_and(|pointer| pointer.snapshots.len() > 1)
+    }
+
+    /// Remembers what was done to a partition.
+    pub(crate) fn set_harm(&mut self, partition: PartitionId, harm: Option<Harm>) {
+        self.damaged.insert(partition);
+        let certified = self.certificate(partition);
+        if let Some(known) = self.partitions.get_mut(&partition) {
+            if harm == Some(Harm::PointerDeleted) {
+                // All that holds a new pointer up now.
+                known.highest =
+                    certified.map(|certificate| (certificate.incarnation.generation, certificate.up_to));
+            }
+            known.harm = harm;
+        }
+    }
+
+    /// Returns the latest pointer of a partition that was its own, as it was stored.
+    pub(crate) fn own_pointer(&self, partition: PartitionId) -> Option<Bytes> {
+        let known = self.partitions.get(&partition)?;
+        known.versions.last().map(|(bytes, _)| bytes.clone())
+    }
+
+    /// Returns the object that a pointer was before its latest change, while all is well with it.
+    pub(crate) fn pointer_before(&self, path: &Path) -> Option<(Bytes, Option<String>)> {
+        let known = self.partitions.get(&partition_of(path)?)?;
+        match (&known.harm, known.versions.as_slice()) {
+            (Some(Harm::PointerDeleted | Harm::PointerForeign { .. }), _) => None,
+            (_, [before, _]) => Some(before.clone()),
+            _ => None,
+        }
+    }
+
     /// Rule 4, at the moment of the promise: the record is in the log, and the leader that wrote it led.
     pub(crate) fn acknowledge(&mut self, write: Acknowledged, lsn: Lsn) {
-        let truth = self.truth(write.partition).and_then(|truth| truth.at(lsn));
-        if truth.and_then(|truth| truth.get(&write.key).cloned()).as_ref() != Some(&write.value) {
+        let history = self.history(write.partition);
+        let has = |truth: &Replayed| truth.get(&write.key) == Some(&write.value);
+        if history.and_then(|history| history.find(lsn, has)).is_none() {
             self.violations.push(format!(
                 "rule 4: a write to partition {} was acknowledged at {lsn}, where the log does not have it",
                 write.partition
@@ -345,22 +444,48 @@ impl Oracle {
     /// Rule 4, in the end: returns how many acknowledged writes there are, all of which must be there.
     pub(crate) fn check_acknowledged(&mut self) -> usize {
         let writes = std::mem::take(&mut self.acknowledged);
-        let mut ends = BTreeMap::new();
         for (id, known) in &mut self.partitions {
-            let last = known.truth.last();
-            ends.insert(*id, known.truth.at(last));
-        }
-        for write in &writes {
-            let end = ends.get(&write.partition).and_then(Option::as_ref);
-            if end.and_then(|end| end.get(&write.key)) != Some(&write.value) {
-                self.violations.push(format!(
-                    "rule 4: partition {} lost an acknowledged write of key {}",
-                    write.partition,
-                    String::from_utf8_lossy(&write.key)
-                ));
+            let ends = known.history.ends();
+            for write in writes.iter().filter(|write| write.partition == *id) {
+                if !ends.iter().any(|end| end.get(&write.key) == Some(&write.value)) {
+                    self.violations.push(format!(
+                        "rule 4: partition {id} lost an acknowledged write of key {}",
+                        String::from_utf8_lossy(&write.key)
+                    ));
+                }
             }
         }
         writes.len()
+    }
+}
+
+impl Partition {
+    /// Checks that a trim that took place stays within the guard: as many snapshots as it must rest on are at the trim point or
+    /// above. Whether they were damaged since is another question.
+    fn check_guard(&self) -> Result<(), String> {
+        if matches!(self.harm, Some(Harm::PointerDeleted)) {
+            return Ok(());
+        }
+        let Some(pointer) = &self.pointer else {
+            return Err("and there never was a pointer".to_owned());
+        };
+        let above = pointer
+            .snapshots
+            .iter()
+            .filter(|entry| entry.lsn >= self.trim_point);
+        let (above, wanted) = (above.count(), pointer.restorable_snapshots_min as usize);
+        match above >= wanted {
+            true => Ok(()),
+            false => Err(format!(
+                "and the pointer names {above} snapshots there, not {wanted}"
+            )),
+        }
+    }
+
+    /// Returns whether a restore finds a snapshot: the pointer names it, or did before somebody took the pointer away.
+    fn is_named(&self, id: &SnapshotId) -> bool {
+        let named = |pointer: &Pointer| pointer.snapshots.iter().any(|entry| entry.snapshot_id == *id);
+        matches!(self.harm, Some(Harm::PointerDeleted)) || self.pointer.as_ref().is_some_and(named)
     }
 }
 

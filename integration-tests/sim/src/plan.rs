@@ -66,6 +66,36 @@ fault_classes! {
     Lifecycle => "lifecycle",
     /// The clocks of the nodes differ by up to a minute.
     Skew => "skew",
+    /// A node stops while one of its requests to the log is under way, or in the middle of its work on its disk.
+    CrashAtStep => "crash-at-step",
+    /// A node hears nothing, says nothing and gets no answers for seconds; its clock stands still, and leaps afterwards.
+    Pause => "pause",
+    /// A call arrives twice, the second time late.
+    RpcTwice => "rpc-twice",
+    /// A call arrives after later ones, also after its caller gave up.
+    RpcLate => "rpc-late",
+    /// Data files are read so slowly that a restore takes longer than the next snapshot.
+    RestoreSlow => "restore-slow",
+    /// An answer of the store ends early, with an error or as if that were all.
+    StoreTruncated => "store-truncated",
+    /// A pointer is read as it was before its latest change.
+    StoreStale => "store-stale",
+    /// A file has several parts, which are slow, fail, or take effect without an answer.
+    Multipart => "multipart",
+    /// Somebody deletes a pointer.
+    PointerDeleted => "pointer-deleted",
+    /// The pointer of another cluster takes the place of a pointer, and is taken away after the storm.
+    PointerForeign => "pointer-foreign",
+    /// A log is lost and provisioned anew, under the next generation or wrongly under the same.
+    LogRecreated => "log-recreated",
+    /// A log loses its newest records.
+    LogRegressed => "log-regressed",
+    /// An operator pauses the cluster or a partition, and resumes it.
+    Operator => "operator",
+    /// Admins only show what they would do, in some of their lives.
+    DryRun => "dry-run",
+    /// Workers are updated to a newer state machine, one after the other.
+    Upgrade => "upgrade",
 }
 
 /// What a seed stands for.
@@ -93,6 +123,8 @@ pub struct Plan {
     pub held_records_max: u64,
     /// Milliseconds of one step of the simulation.
     pub tick_ms: u64,
+    /// Milliseconds a snapshot must have been published before a trim may rest on it.
+    pub trim_delay_ms: u64,
     /// The classes of faults that are on.
     pub faults: BTreeSet<FaultClass>,
 }
@@ -118,6 +150,7 @@ impl Plan {
             incremental: rng.random_bool(0.7),
             held_records_max: if rng.random_bool(0.6) { 10 } else { 1_000_000 },
             tick_ms: if rng.random_bool(0.1) { 1 } else { 5 },
+            trim_delay_ms: if rng.random_bool(0.2) { 5000 } else { 0 },
             faults,
         }
     }

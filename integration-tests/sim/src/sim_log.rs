@@ -1,6 +1,6 @@
 //! The engine behind the log's server: the memory engine, with latency and faults, and a record of all it ever took.
 
-use crate::{plan::FaultClass, world::World};
+use crate::{plan::FaultClass, plant, world::World};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
@@ -47,7 +47,7 @@ fn append(
     let appended = appended.unwrap_or_else(|| Err(SimLog::unknown()));
     match &appended {
         Ok(last) => {
-            let known = world.oracle(|oracle| Some(oracle.truth(partition)?.append(&batch)));
+            let known = world.oracle(|oracle| Some(oracle.history(partition)?.append(&batch)));
             if known != Some(*last) {
                 world.violate(format!(
                     "the log of {partition} is at {last}, its records are at {known:?}"
@@ -71,6 +71,7 @@ fn trim(
     incarnation: Incarnation,
     up_to: Lsn,
 ) -> Result<Lsn, LogError> {
+    let (incarnation, up_to) = plant::trim(world, partition, incarnation, up_to);
     let trimmed = world.log().trim(partition, incarnation, up_to).now_or_never();
     let trim_point = world.oracle(|oracle| oracle.after_trim(partition));
     world.counters().count("trim executed");

@@ -1,6 +1,12 @@
 //! The object store as one node sees it: in memory, with latency and faults. The oracle looks at every change.
 
-use crate::{plan::FaultClass, world::World};
+use crate::{
+    parts::SlowParts,
+    plan::FaultClass,
+    plant,
+    reads::{drag, maybe_stale, maybe_truncate},
+    world::World,
+};
 use async_trait::async_trait;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream, stream::BoxStream};
 use object_store::{
@@ -17,11 +23,11 @@ const CRASH_CHANCE: f64 = 0.002;
 /// The store as `node` sees it.
 #[derive(Clone)]
 pub(crate) struct SimStore {
-    world: World,
+    pub(crate) world: World,
     node: String,
 }
 
-fn fault() -> Error {
+pub(crate) fn fault() -> Error {
     Error::Generic {
         store: "simulated",
         source: "a simulated fault".into(),
@@ -59,9 +65,10 @@ impl SimStore {
     }
 
     /// The way to the store: latency, and what keeps the request from arriving.
-    async fn there(&self) -> Result<()> {
+    pub(crate) async fn there(&self) -> Result<()> {
         let world = &self.world;
         world.lag(1..15).await;
+        world.wait_for_time(&self.node).await;
         if world.strikes(FaultClass::StoreSlow, CHANCE) {
             world.lag(500..5000).await;
         }
@@ -81,12 +88,27 @@ impl SimStore {
     }
 
     /// The way back: what keeps the answer from arriving.
-    async fn back<T>(&self, done: Result<T>) -> Result<T> {
+    pub(crate) async fn back<T>(&self, done: Result<T>) -> Result<T> {
+        self.world.wait_for_time(&self.node).await;
         self.maybe_crash("after").await;
         if self.world.strikes(FaultClass::StoreAfter, CHANCE) {
             return Err(fault());
         }
         done
+    }
+
+    async fn put_faulty(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.there().await?;
+        if self.world.strikes(FaultClass::StoreLate, CHANCE) {
+            self.world.event(format!("store holds a put of {path} up"));
+            let path = path.clone();
+            self.world.later(50..8000, move |world| {
+                put(world, &path, payload, options).ok();
+            });
+            return Err(fault());
+        }
+        let done = put(&self.world, path, payload, options);
+        self.back(done).await
     }
 
     async fn maybe_crash(&self, moment: &str) {
@@ -114,17 +136,11 @@ impl fmt::Display for SimStore {
 #[async_trait]
 impl ObjectStore for SimStore {
     async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        self.there().await?;
-        if self.world.strikes(FaultClass::StoreLate, CHANCE) {
-            self.world.event(format!("store holds a put of {path} up"));
-            let path = path.clone();
-            self.world.later(50..8000, move |world| {
-                put(world, &path, payload, options).ok();
-            });
-            return Err(fault());
-        }
-        let done = put(&self.world, path, payload, options);
-        self.back(done).await
+        plant::before_put(&self.world, path, &payload).await;
+        let mode = plant::mode(&self.world, path, options.mode.clone());
+        let options = PutOptions { mode, ..options };
+        let answer = self.put_faulty(path, payload.clone(), options).await;
+        plant::after_put(&self.world, self, path, payload, answer).await
     }
 
     async fn put_multipart_opts(
@@ -134,12 +150,23 @@ impl ObjectStore for SimStore {
     ) -> Result<Box<dyn MultipartUpload>> {
         self.world.counters().count("multipart upload begun");
         self.there().await?;
-        self.world.raw().put_multipart_opts(path, options).await
+        let inner = self.world.raw().put_multipart_opts(path, options).await?;
+        Ok(Box::new(SlowParts::new(self.clone(), path.clone(), inner)))
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
         self.there().await?;
-        self.world.raw().get_opts(path, options).await
+        drag(&self.world, path).await;
+        if let Some(read) = plant::read(&self.world, &self.node, path, &options) {
+            return Ok(read);
+        }
+        let stale = maybe_stale(&self.world, path).filter(|_| !options.head);
+        let read = match stale {
+            Some(read) => read,
+            None => self.world.raw().get_opts(path, options).await?,
+        };
+        let read = maybe_truncate(&self.world, path, read).await?;
+        self.back(Ok(read)).await
     }
 
     fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {

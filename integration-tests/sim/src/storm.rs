@@ -3,20 +3,19 @@
 use crate::{
     client,
     counters::Counters,
-    nodes,
+    harm, nodes, operator,
     oracle::Oracle,
     plan::{FaultClass, Plan},
+    plant::Plant,
     report::Report,
     world::World,
 };
-use futures::FutureExt;
-use object_store::{ObjectStoreExt, memory::InMemory, path::Path};
+use object_store::{memory::InMemory, path::Path};
 use partition_log::{LogAdmin, Registration, memory::MemoryLog};
 use snapshot_store::{
-    ClusterSpec, Entropy, Lsn, ManualClock, PartitionId, Repository, Seams, Timestamp,
+    ClusterSpec, Entropy, ManualClock, Repository, Seams, Timestamp,
     format::{ClusterRecord, KeyHash},
 };
-use snapshot_worker::core::PartitionState;
 use std::{
     collections::BTreeMap,
     io::Write,
@@ -33,10 +32,6 @@ use turmoil::Sim;
 const DRAW_MS: u64 = 100;
 /// How often all replicas are compared with the log during the storm.
 const COMPARE_MS: u64 = 2000;
-/// How long clients go on writing in the calm, at least.
-const CALM_WRITES: Duration = Duration::from_secs(12);
-/// How long the calm may take until everything is well.
-const CALM_MAX: Duration = Duration::from_secs(150);
 /// How many simulated clients write.
 const CLIENTS: usize = 2;
 
@@ -49,6 +44,8 @@ pub struct Options {
     pub storm: Duration,
     /// Folder of the nodes' disks; a file system in memory is fast.
     pub disks: PathBuf,
+    /// A bug that is planted.
+    pub plant: Option<Plant>,
     /// Where the trace goes.
     pub trace: Option<Box<dyn Write + Send>>,
 }
@@ -56,13 +53,13 @@ pub struct Options {
 /// What is wrong at the moment, from outside.
 type Down = BTreeMap<String, Duration>;
 
-struct Storm<'a> {
-    world: World,
+pub(crate) struct Storm<'a> {
+    pub(crate) world: World,
     sim: Sim<'a>,
     down: Down,
     /// Links that are broken, until when.
     links: Vec<(String, String, Link, Duration)>,
-    now: Duration,
+    pub(crate) now: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +111,13 @@ pub fn run(plan: Plan, options: Options) -> anyhow::Result<Report> {
     }));
     let (raw, log, cluster) = found(&plan)?;
     let oracle = Oracle::new(raw, log, &cluster);
-    let world = World::new(plan, options.disks, oracle, counters, options.trace);
+    let world = World::new(
+        (plan, options.plant),
+        options.disks,
+        oracle,
+        counters,
+        options.trace,
+    );
     let mut storm = Storm::new(world.clone(), &cluster);
     storm.pass(options.storm)?;
     let calm = storm.calm_down()?;
@@ -132,6 +135,10 @@ pub fn run(plan: Plan, options: Options) -> anyhow::Result<Report> {
         violations: world.violations(),
         counters: world.counters().all(),
     })
+}
+
+fn client_name(number: usize) -> String {
+    format!("client-{number}")
 }
 
 fn failed(error: Box<dyn std::error::Error>) -> anyhow::Error {
@@ -163,9 +170,10 @@ impl Storm<'_> {
             });
         }
         for number in 1..=CLIENTS {
-            let name = format!("client-{number}");
+            let name = client_name(number);
             sim.client(name.clone(), client::write(world.clone(), name));
         }
+        sim.client("operator", operator::operate(world.clone()));
         Storm {
             world,
             sim,
@@ -176,7 +184,7 @@ impl Storm<'_> {
     }
 
     /// Lets the cluster run for one step; `true` when the clients are done.
-    fn step(&mut self) -> anyhow::Result<bool> {
+    pub(crate) fn step(&mut self) -> anyhow::Result<bool> {
         let done = self.sim.step().map_err(failed)?;
         self.now += Duration::from_millis(self.world.plan().tick_ms);
         self.world.set_now(self.now);
@@ -187,7 +195,7 @@ impl Storm<'_> {
         Ok(done)
     }
 
-    fn is_every(&self, millis: u64) -> bool {
+    pub(crate) fn is_every(&self, millis: u64) -> bool {
         (self.now.as_millis() as u64).is_multiple_of(millis)
     }
 
@@ -198,7 +206,9 @@ impl Storm<'_> {
                 self.end_what_is_over(false);
                 self.draw_crashes();
                 self.draw_links();
+                self.draw_pauses();
                 self.draw_damage();
+                harm::draw(&self.world);
             }
             if self.is_every(COMPARE_MS) {
                 self.compare();
@@ -221,6 +231,33 @@ impl Storm<'_> {
         if self.world.strikes(FaultClass::Wipe, 0.008) {
             let node = self.any(&plan.worker_names());
             self.crash(&node, true);
+        }
+        if self.world.strikes(FaultClass::Upgrade, 0.01) {
+            let node = self.any(&plan.worker_names());
+            self.update(&node);
+        }
+    }
+
+    /// Gives a worker the newer version of the software, and starts it again.
+    fn update(&mut self, node: &str) {
+        if self.world.update(node) {
+            self.world.event(format!("{node} is updated"));
+            self.crash(node, false);
+        }
+    }
+
+    /// Ends what some nodes do only for a while: all workers get the newer version, and no admin holds back any more.
+    pub(crate) fn end_phases(&mut self) {
+        let plan = self.world.plan().clone();
+        if plan.has(FaultClass::Upgrade) {
+            for worker in plan.worker_names() {
+                self.update(&worker);
+            }
+        }
+        if plan.has(FaultClass::DryRun) {
+            for admin in plan.admin_names() {
+                self.crash(&admin, false);
+            }
         }
     }
 
@@ -275,13 +312,37 @@ impl Storm<'_> {
         }
     }
 
+    /// Takes a node its time: it hears nothing, its messages and its requests to the store wait, and its clock stands still.
+    fn draw_pauses(&mut self) {
+        let plan = self.world.plan().clone();
+        if !self.world.strikes(FaultClass::Pause, 0.01) {
+            return;
+        }
+        let mut others = [plan.worker_names(), plan.admin_names()].concat();
+        let node = self.any(&others);
+        others.retain(|other| *other != node);
+        others.push(nodes::LOG.to_owned());
+        others.extend((1..=CLIENTS).map(client_name));
+        let busy = |(a, b, ..): &(String, String, Link, Duration)| *a == node || *b == node;
+        if self.down.contains_key(&node) || self.links.iter().any(busy) {
+            return;
+        }
+        let until = self.now + Duration::from_millis(self.world.below(1000..12_000));
+        self.world.event(format!("{node} gets no time"));
+        self.world.pause(&node, until);
+        for other in others {
+            self.sim.hold(node.as_str(), other.as_str());
+            self.links.push((node.clone(), other, Link::Held, until));
+        }
+    }
+
     fn slow(&self, from: &str, to: &str, millis: u64) {
         let latency = Duration::from_millis(millis);
         self.sim.set_link_max_message_latency(from, to, latency);
     }
 
     /// Takes back what has lasted long enough, or everything.
-    fn end_what_is_over(&mut self, all: bool) {
+    pub(crate) fn end_what_is_over(&mut self, all: bool) {
         let now = self.now;
         let over: Vec<String> = self
             .down
@@ -307,140 +368,5 @@ impl Storm<'_> {
                 Link::Slow => self.slow(&from, &to, 20),
             }
         }
-    }
-
-    /// Takes objects of one restorable snapshot away, or damages one of them, at most once for each partition.
-    fn draw_damage(&mut self) {
-        for class in [FaultClass::Flip, FaultClass::Lifecycle] {
-            if !self.world.strikes(class, 0.006) {
-                continue;
-            }
-            let partition = self.world.below(0..u64::from(self.world.plan().partitions)) as u32;
-            let draw = self.world.below(0..1 << 20);
-            let victim = self.world.oracle(|oracle| {
-                oracle.choose_victim(PartitionId::new(partition), |bound| draw as usize % bound)
-            });
-            let Some(objects) = victim else { continue };
-            self.world
-                .counters()
-                .count(&format!("damage done {}", class.as_str()));
-            let first = draw as usize % objects.len();
-            let raw = self.world.raw().clone();
-            match class {
-                FaultClass::Flip => {
-                    let path = objects[first].clone();
-                    let found = raw.get(&path).now_or_never().and_then(Result::ok);
-                    let bytes = found.and_then(|found| found.bytes().now_or_never()?.ok());
-                    let mut bytes = bytes.map(|bytes| bytes.to_vec()).unwrap_or_default();
-                    let at = draw as usize % bytes.len().max(1);
-                    if let Some(byte) = bytes.get_mut(at) {
-                        *byte ^= 1 << (draw % 8);
-                    }
-                    self.world.event(format!("a byte of {path} flips"));
-                    raw.put(&path, bytes.into()).now_or_never();
-                    self.world.oracle(|oracle| oracle.after_write(&path));
-                }
-                _ => {
-                    let count = if draw.is_multiple_of(2) { 1 } else { objects.len() };
-                    for path in objects.iter().cycle().skip(first).take(count) {
-                        self.world.event(format!("a lifecycle rule deletes {path}"));
-                        raw.delete(path).now_or_never();
-                        self.world.oracle(|oracle| oracle.after_write(path));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Rule 3: compares every open replica with what its log amounts to. Returns what keeps the cluster from being well.
-    fn compare(&self) -> Vec<String> {
-        let mut wrong = Vec::new();
-        let workers = self.world.workers();
-        for (name, worker) in &workers {
-            for partition in worker.partitions() {
-                let Some(handle) = worker.partition(partition) else {
-                    continue;
-                };
-                let state = handle.status().state;
-                let digest = handle.digest().now_or_never();
-                let Some(Ok(facts)) = digest else {
-                    wrong.push(format!("{name} has partition {partition} {state}"));
-                    continue;
-                };
-                let (truth, last) = self.world.oracle(|oracle| {
-                    let truth = oracle.truth(partition);
-                    truth.map_or((None, Lsn::ZERO), |truth| (truth.at(facts.lsn), truth.last()))
-                });
-                let right = truth
-                    .is_some_and(|truth| truth.chain == facts.chain_hash && truth.digest() == facts.digest);
-                if !right {
-                    self.world.violate(format!(
-                        "rule 3: partition {partition} on {name} at {} is not what the log amounts to",
-                        facts.lsn
-                    ));
-                }
-                if facts.lsn != last || state != PartitionState::Active {
-                    wrong.push(format!(
-                        "{name} has partition {partition} {state} at {}, the log is at {last}",
-                        facts.lsn
-                    ));
-                }
-            }
-        }
-        for name in self.world.plan().worker_names() {
-            if !workers.contains_key(&name) {
-                wrong.push(format!("{name} does not run"));
-            }
-        }
-        wrong
-    }
-
-    /// Ends the storm, and waits until all is well. Returns how long that took.
-    fn calm_down(&mut self) -> anyhow::Result<Duration> {
-        let begun = self.now;
-        self.world.event("the storm is over");
-        self.world.calm();
-        self.end_what_is_over(true);
-        let partitions: Vec<PartitionId> = (0..self.world.plan().partitions).map(PartitionId::new).collect();
-        let trimmed = |world: &World| -> Vec<Lsn> {
-            let trim_point = |partition: &PartitionId| world.oracle(|oracle| oracle.trim_point(*partition));
-            partitions.iter().map(trim_point).collect()
-        };
-        let before = trimmed(&self.world);
-        let mut wrong = vec!["clients still write".to_owned()];
-        while self.now < begun + CALM_MAX {
-            self.step()?;
-            if !self.is_every(1000) {
-                continue;
-            }
-            let after = trimmed(&self.world);
-            let held: Vec<String> = partitions
-                .iter()
-                .zip(before.iter().zip(&after))
-                .filter(|(_, (before, after))| after <= before)
-                .map(|(partition, (before, _))| format!("partition {partition} is still trimmed to {before}"))
-                .collect();
-            if held.is_empty() && self.now >= begun + CALM_WRITES {
-                self.world.stop_writing();
-            }
-            if !self.world.writing_is_over() {
-                wrong = held;
-                continue;
-            }
-            wrong = self.compare();
-            if wrong.is_empty() {
-                break;
-            }
-        }
-        for what in &wrong {
-            self.world.violate(format!(
-                "not well {} s after the storm: {what}",
-                CALM_MAX.as_secs()
-            ));
-        }
-        let writes = self.world.oracle(Oracle::check_acknowledged);
-        self.world
-            .event(format!("{writes} acknowledged writes are there"));
-        Ok(self.now - begun)
     }
 }

@@ -73,8 +73,8 @@ fn change(pairs: &mut BTreeMap<Bytes, Bytes>, command: &[u8]) {
 }
 
 /// All records a log ever took, also those it has trimmed.
+#[derive(Clone)]
 pub(crate) struct Truth {
-    pub(crate) incarnation: Incarnation,
     records: Vec<Bytes>,
     /// States at multiples of [`KEPT_EVERY`], from LSN 0 up.
     kept: Vec<Replayed>,
@@ -89,7 +89,6 @@ impl Truth {
             pairs: BTreeMap::new(),
         };
         Truth {
-            incarnation,
             records: Vec::new(),
             kept: vec![origin],
         }
@@ -99,6 +98,17 @@ impl Truth {
     pub(crate) fn append(&mut self, batch: &[Bytes]) -> Lsn {
         self.records.extend_from_slice(batch);
         self.last()
+    }
+
+    /// Returns the record at `lsn`.
+    pub(crate) fn record(&self, lsn: Lsn) -> Option<Bytes> {
+        self.records.get(lsn.prev().get() as usize).cloned()
+    }
+
+    /// Forgets the records after `last`, as the log did.
+    pub(crate) fn lose_after(&mut self, last: Lsn) {
+        self.records.truncate(last.get() as usize);
+        self.kept.retain(|state| state.lsn <= last);
     }
 
     /// Returns the LSN of the last record.

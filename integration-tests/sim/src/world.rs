@@ -4,8 +4,10 @@ use crate::{
     counters::Counters,
     oracle::Oracle,
     plan::{FaultClass, Plan},
+    plant::Plant,
 };
-use object_store::memory::InMemory;
+use bytes::Bytes;
+use object_store::{memory::InMemory, path::Path};
 use partition_log::memory::MemoryLog;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use snapshot_store::{Blocking, Clock, Entropy, Seams, Timestamp};
@@ -25,6 +27,9 @@ const EPOCH_MS: u64 = 1_700_000_000_000;
 /// How far the clock of a node is off at most, where clocks are skewed.
 const SKEW_MS_MAX: i64 = 60_000;
 
+/// How many violations a report names: it must fit into a pipe. The trace has all.
+const VIOLATIONS_MAX: usize = 50;
+
 /// Where all blocking work of a run takes place: on its one thread.
 pub(crate) const BLOCKING: Blocking = Blocking::Inline;
 
@@ -36,6 +41,8 @@ pub(crate) struct World(Arc<Shared>);
 
 struct Shared {
     plan: Plan,
+    /// The bug that is planted in this run.
+    plant: Option<Plant>,
     /// Folder of the nodes' disks.
     disks: PathBuf,
     raw: Arc<InMemory>,
@@ -57,13 +64,22 @@ struct State {
     later: Vec<(Duration, Later)>,
     crashes: BTreeSet<String>,
     outages: BTreeMap<String, Duration>,
+    /// Nodes that get no time: since when, and until when.
+    pauses: BTreeMap<String, (Duration, Duration)>,
     workers: BTreeMap<String, Arc<Worker>>,
     lives: BTreeMap<String, u64>,
+    /// Nodes with the newer version of the software.
+    updated: BTreeSet<String>,
+    /// What only planted bugs look at: pointers that were reported before they were put, the content of data files before and after a
+    /// byte of it flipped, and which nodes have read which of those.
+    reported: BTreeMap<Path, Bytes>,
+    flipped: BTreeMap<String, (Bytes, Bytes)>,
+    downloaded: BTreeSet<(String, String)>,
 }
 
 impl World {
     pub(crate) fn new(
-        plan: Plan,
+        (plan, plant): (Plan, Option<Plant>),
         disks: PathBuf,
         oracle: Oracle,
         counters: Counters,
@@ -82,11 +98,17 @@ impl World {
             later: Vec::new(),
             crashes: BTreeSet::new(),
             outages: BTreeMap::new(),
+            pauses: BTreeMap::new(),
             workers: BTreeMap::new(),
             lives: BTreeMap::new(),
+            updated: BTreeSet::new(),
+            reported: BTreeMap::new(),
+            flipped: BTreeMap::new(),
+            downloaded: BTreeSet::new(),
         };
         World(Arc::new(Shared {
             plan,
+            plant,
             disks,
             raw,
             log,
@@ -152,7 +174,10 @@ impl World {
     /// Says that something happened that must not.
     pub(crate) fn violate(&self, what: impl Display) {
         self.event(format!("VIOLATION {what}"));
-        self.state().violations.push(what.to_string());
+        let mut state = self.state();
+        if state.violations.len() < VIOLATIONS_MAX {
+            state.violations.push(what.to_string());
+        }
     }
 
     pub(crate) fn violations(&self) -> Vec<String> {
@@ -183,6 +208,22 @@ impl World {
         let mut state = self.state();
         state.calm = true;
         state.outages.clear();
+        state.pauses.clear();
+    }
+
+    /// Returns whether the storm is over.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.state().calm
+    }
+
+    /// Gives `node` the newer version of the software, from its next life on. Returns whether that is news.
+    pub(crate) fn update(&self, node: &str) -> bool {
+        self.state().updated.insert(node.to_owned())
+    }
+
+    /// Returns whether `node` has the newer version of the software.
+    pub(crate) fn is_updated(&self, node: &str) -> bool {
+        self.state().updated.contains(node)
     }
 
     /// Returns whether clients have stopped.
@@ -247,6 +288,11 @@ impl World {
         self.state().crashes.insert(node.to_owned());
     }
 
+    /// Returns whether `node` stops at the end of this step.
+    pub(crate) fn stops(&self, node: &str) -> bool {
+        self.state().crashes.contains(node)
+    }
+
     pub(crate) fn take_crashes(&self) -> BTreeSet<String> {
         std::mem::take(&mut self.state().crashes)
     }
@@ -260,6 +306,26 @@ impl World {
     pub(crate) fn has_outage(&self, node: &str) -> bool {
         let now = self.now();
         self.state().outages.get(node).is_some_and(|until| now < *until)
+    }
+
+    /// Has `node` get no answers of the store, and its clock stand still, until then.
+    pub(crate) fn pause(&self, node: &str, until: Duration) {
+        let now = self.now();
+        self.state().pauses.insert(node.to_owned(), (now, until));
+    }
+
+    /// Returns since when and until when `node` gets no time, if it does not.
+    fn pause_of(&self, node: &str) -> Option<(Duration, Duration)> {
+        let now = self.now();
+        let pause = self.state().pauses.get(node).copied();
+        pause.filter(|(_, until)| now < *until)
+    }
+
+    /// Waits until `node` gets time again.
+    pub(crate) async fn wait_for_time(&self, node: &str) {
+        while self.pause_of(node).is_some() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Remembers the worker that runs on a node now; `None` when none does.
@@ -276,6 +342,39 @@ impl World {
 
     pub(crate) fn workers(&self) -> BTreeMap<String, Arc<Worker>> {
         self.state().workers.clone()
+    }
+
+    /// Returns whether this bug is planted in this run.
+    pub(crate) fn has_planted(&self, plant: Plant) -> bool {
+        self.0.plant == Some(plant)
+    }
+
+    pub(crate) fn report(&self, path: &Path, pointer: Bytes) {
+        self.state().reported.insert(path.clone(), pointer);
+    }
+
+    pub(crate) fn reported(&self, path: &Path) -> Option<Bytes> {
+        self.state().reported.get(path).cloned()
+    }
+
+    /// Remembers what a data file was before a byte of it flipped, and afterwards.
+    pub(crate) fn note_flip(&self, name: &str, before: Bytes, after: Bytes) {
+        self.state().flipped.insert(name.to_owned(), (before, after));
+    }
+
+    /// Returns what a data file was before a byte of it flipped, and remembers that `node` has it.
+    pub(crate) fn before_flip(&self, node: &str, name: &str) -> Option<Bytes> {
+        let mut state = self.state();
+        let before = state.flipped.get(name)?.0.clone();
+        state.downloaded.insert((node.to_owned(), name.to_owned()));
+        Some(before)
+    }
+
+    /// Returns what a data file that `node` has read was after a byte of it flipped, once.
+    pub(crate) fn take_flipped(&self, node: &str, name: &str) -> Option<Bytes> {
+        let mut state = self.state();
+        let read = state.downloaded.remove(&(node.to_owned(), name.to_owned()));
+        read.then(|| state.flipped.get(name).map(|(_, after)| after.clone()))?
     }
 
     /// Returns clock and randomness for the next life of `node`.
@@ -299,6 +398,7 @@ impl World {
         Seams {
             clock: Arc::new(NodeClock {
                 world: self.clone(),
+                node: node.to_owned(),
                 skew_ms,
             }),
             entropy: Entropy::seeded(seed),
@@ -309,12 +409,15 @@ impl World {
 /// The clock of one node.
 struct NodeClock {
     world: World,
+    node: String,
     skew_ms: i64,
 }
 
 impl Clock for NodeClock {
     fn now(&self) -> Timestamp {
-        let elapsed = self.world.now().as_millis() as u64;
+        let now = self.world.now();
+        let now = self.world.pause_of(&self.node).map_or(now, |(since, _)| since);
+        let elapsed = now.as_millis() as u64;
         Timestamp::from_millis((EPOCH_MS + elapsed).saturating_add_signed(self.skew_ms))
     }
 }

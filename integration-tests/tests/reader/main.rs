@@ -167,7 +167,7 @@ async fn reader_and_library_find_the_same_restore_points() -> anyhow::Result<()>
             applied_lsn: applied.map(Lsn::new),
             damaged: &BTreeSet::new(),
         };
-        let candidates = restore_candidates(&pointer, &need);
+        let candidates = restore_candidates(Some(&pointer), None, &need);
         let expected = candidates.as_ref().ok().and_then(|known| known.entries.first());
 
         let (needed, incarnation) = (needed.to_string(), incarnation.to_string());

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// What one request asks for at most. Two are under way, so that records flow while the next one travels.
-const PULL_RECORDS: usize = 500;
+const PULL_RECORDS: usize = 1000;
 const PULL_BYTES: usize = 2 << 20;
 /// A request without an answer ends by itself.
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
@@ -78,18 +78,19 @@ impl Consumer {
         })
     }
 
+    /// Whether nothing, not even a heartbeat, came for too long.
+    pub(super) fn is_silent(&self) -> bool {
+        self.heard_of.elapsed() > 2 * HEARTBEAT
+    }
+
     /// Waits for what comes next. Nothing is lost when the wait is given up.
     pub(super) async fn next(&mut self) -> Result<Item, Failure> {
         loop {
             while self.asked_for <= PULL_RECORDS {
                 self.ask().await?;
             }
-            let silent_at = self.heard_of + 2 * HEARTBEAT;
-            let message = match tokio::time::timeout_at(silent_at, self.messages.next()).await {
-                Ok(Some(message)) => message,
-                Ok(None) => return Err(Failure::Unclear("the connection is closed".to_owned())),
-                Err(_) => return Err(Failure::Unclear("its consumer is silent".to_owned())),
-            };
+            let message = self.messages.next().await;
+            let message = message.ok_or_else(|| Failure::Unclear("the connection is closed".to_owned()))?;
             self.heard_of = Instant::now();
             let Some(status) = message.status.filter(|status| *status != StatusCode::OK) else {
                 return self.record(message);

@@ -23,8 +23,8 @@ use crate::{ReadError, RecordBatch, RecordStream};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, stream};
 use snapshot_store::Lsn;
-use std::{sync::Arc, time::Duration};
-use tokio::time::Instant;
+use std::{pin::Pin, sync::Arc, time::Duration};
+use tokio::time::{Instant, Sleep};
 
 /// How long nothing comes before the reader asks where the log stands; doubled each time.
 const IDLE_MIN: Duration = Duration::from_secs(1);
@@ -33,6 +33,8 @@ const IDLE_MAX: Duration = Duration::from_secs(8);
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The pause before it tries again.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How often a reader lets others run before it hands on what it has, while more is there.
+const TURNS_MAX: u32 = 4;
 /// How often, and at which distance, a log that ends below the reader is looked at before that is believed: a server
 /// that has just become the leader may still catch up with itself.
 const REGRESSION_LOOKS: u32 = 3;
@@ -52,6 +54,7 @@ struct Reader {
     idle: Duration,
     /// When it asks where the log stands, if nothing comes before.
     ask_at: Instant,
+    alarm: Pin<Box<Sleep>>,
     /// Whether the last answer was that there are records which do not come.
     waits_in_vain: bool,
     /// Since when the servers fail it.
@@ -75,6 +78,7 @@ pub(super) async fn open(
         consumer: None,
         idle: IDLE_MIN,
         ask_at: Instant::now() + IDLE_MIN,
+        alarm: Box::pin(tokio::time::sleep(IDLE_MIN)),
         waits_in_vain: false,
         failing_since: None,
         skips: 0,
@@ -156,20 +160,38 @@ impl Reader {
                 return Ok(None);
             }
         };
-        match tokio::time::timeout_at(self.ask_at, consumer.next()).await {
-            Ok(item) => match item? {
+        let item = tokio::select! {
+            biased;
+            item = consumer.next() => Some(item?),
+            () = &mut self.alarm => None,
+        };
+        match item {
+            Some(item) => match item {
                 Item::Record { sequence, payload } => self.take(sequence, payload).await,
                 Item::Heartbeat { delivered } if delivered >= self.next.get() => {
                     self.explain(Sign::Delivered).await
                 }
                 Item::Heartbeat { .. } => Ok(None),
             },
-            Err(_) => {
-                self.idle = (self.idle * 2).min(IDLE_MAX);
-                self.ask_at = Instant::now() + self.idle;
-                self.explain(Sign::Silence).await
-            }
+            None => self.ring().await,
         }
+    }
+
+    /// Asks, unless something came since the alarm was set: setting it with each record would cost more than reading.
+    async fn ring(&mut self) -> Result<Option<RecordBatch>, Trouble> {
+        let due = Instant::now() >= self.ask_at;
+        if due {
+            self.idle = (self.idle * 2).min(IDLE_MAX);
+            self.ask_at = Instant::now() + self.idle;
+        }
+        self.alarm.as_mut().reset(self.ask_at);
+        if !due {
+            return Ok(None);
+        }
+        if self.consumer.as_ref().is_some_and(Consumer::is_silent) {
+            return Err(Failure::Unclear("its consumer is silent".to_owned()).into());
+        }
+        self.explain(Sign::Silence).await
     }
 
     /// Takes a record, and what came with it.
@@ -183,6 +205,7 @@ impl Reader {
         let mut bytes = payload.len();
         let mut records = vec![payload];
         let mut gap = false;
+        let mut turns = TURNS_MAX;
         while let Some(consumer) = self.consumer.as_mut() {
             if records.len() >= READ_RECORDS_MAX || bytes >= READ_BYTES_MAX {
                 break;
@@ -201,6 +224,11 @@ impl Reader {
                 }
                 Some(Ok(Item::Heartbeat { .. })) => {}
                 Some(Err(_)) => gap = true,
+                // Far behind, it is worth a moment to take more at once.
+                None if turns > 0 && self.tail > first.plus(records.len() as u64) => {
+                    turns -= 1;
+                    tokio::task::yield_now().await;
+                }
                 None => break,
             }
             if gap {

@@ -108,6 +108,29 @@ async fn a_foreign_pointer_is_an_error_and_is_never_overwritten() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_foreign_pointer_that_is_taken_away_again_is_noticed_without_a_restart() {
+    let cluster = Cluster::new(1).await;
+    let running = trimmed(&cluster, policy()).await;
+    running.stop().await;
+    let replace = |fingerprint| {
+        cluster.overwrite_pointer(p(0), move |pointer| pointer.cluster.fingerprint = fingerprint)
+    };
+    let ours = cluster.pointer(p(0)).await.unwrap().cluster.fingerprint;
+    replace(snapshot_store::Fingerprint::from_bytes([1; 16])).await;
+    // What it would allow was trimmed long ago: no trim is tried that would read it again.
+    let running = cluster.start(policy());
+    stays_held(&cluster, &running, HoldReason::ForeignIdentity).await;
+    replace(ours).await;
+    cluster.append(p(0), 500).await;
+    running
+        .until("a snapshot is made again", |running| {
+            running.partition(0).trim_point > Some(100)
+        })
+        .await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_unparsable_pointer_is_an_error_that_names_the_object() {
     let cluster = Cluster::new(1).await;
     let running = trimmed(&cluster, policy()).await;

@@ -4,7 +4,7 @@
 use crate::{
     cluster::{Cluster, Running, p, policy},
     cut_store::CutStore,
-    holds::{snapshots, trimmed_by},
+    holds::{snapshots, sticky, trimmed_by},
     worker::FakeWorker,
 };
 use metrics::{
@@ -13,11 +13,11 @@ use metrics::{
 };
 use object_store::path::Path;
 use snapshot_proto::v1;
-use snapshot_scheduler::{SchedulerOptions, TrimMode, TrimResult};
+use snapshot_scheduler::{AuditPolicy, Policy, SchedulerOptions, TrimMode, TrimResult};
 use snapshot_store::{
     CertificateDraft, Lsn, Repository,
     core::HoldReason,
-    format::{CertifiedSnapshot, Unknown, VerifyLevel},
+    format::{CertifiedSnapshot, Keys, Unknown, VerifyLevel},
 };
 use std::{
     collections::BTreeMap,
@@ -180,6 +180,47 @@ fn another_admin_that_certifies_first_holds_the_trim_and_what_it_certified_is_tr
             cluster.certificate(p(0)).await.unwrap().issued_by.as_str(),
             "rival"
         );
+        running.stop().await;
+    });
+}
+
+/// A pointer decided before the certificate was written has evicted what that names. It is looked at all the same, and
+/// nothing is held for it.
+#[test]
+fn the_audit_looks_at_what_only_the_certificate_names() {
+    counted(async |counts| {
+        let cluster = Cluster::new(1).await;
+        let audit = AuditPolicy {
+            interval_ms: 1000,
+            requests_per_second: 100,
+            ..AuditPolicy::default()
+        };
+        let running = cluster.start(Policy { audit, ..policy() });
+        let running = trimmed_by(&cluster, running).await;
+        let certificate = cluster.certificate(p(0)).await.unwrap();
+        cluster
+            .overwrite_pointer(p(0), |pointer| pointer.snapshots.truncate(1))
+            .await;
+        let only = certificate.snapshots[1].clone();
+        let said = format!(
+            "only the certificate names snapshot {} at {}",
+            only.snapshot_id, only.lsn
+        );
+        let explained = |running: &Running| format!("{:?}", running.handle.explain(p(0)));
+        running
+            .until("the pointer to be read", |running| {
+                explained(running).contains(&said)
+            })
+            .await;
+        cluster.delete(&Keys::manifest(p(0), &only.path)).await;
+        running
+            .until("it to be found", |_| {
+                counts.of("tidemark_admin_anomalies_total", "missing-manifest") > 0
+            })
+            .await;
+        assert!(counts.of("tidemark_admin_audits_total", "presence") > 0);
+        assert_eq!(sticky(&cluster).await, []);
+        assert_eq!(running.trim_code(0), HoldReason::TooFewSnapshots.as_str());
         running.stop().await;
     });
 }

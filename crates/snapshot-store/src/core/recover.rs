@@ -47,6 +47,9 @@ pub struct RecoveryFacts<'a> {
     pub pointer: Option<&'a Pointer>,
     /// Its certificate; `None` when there is none.
     pub certificate: Option<&'a Certificate>,
+    /// Snapshots that the certificate names and the pointer does not ([`Certificate::unretained`]), as far as their
+    /// manifests can be had.
+    pub certified: &'a [PointerEntry],
     /// Whose state the latest snapshot holds, when it was forked; `None` also when its manifest cannot be had.
     pub latest_origin: Option<&'a Origin>,
     /// Snapshots that were read and are damaged.
@@ -169,11 +172,13 @@ pub enum RecoveryRefusal {
         "latest.json is missing although trim.json exists: bring latest.json back (an older version of it, if need be), see the runbook for a lost bucket"
     )]
     PointerMissing,
-    /// The pointer names only damaged snapshots, or none.
-    #[error("none of its {retained} retained snapshots is sound: bring the damaged objects back")]
+    /// Pointer and certificate name only damaged snapshots, or none.
+    #[error(
+        "none of the {named} snapshots that pointer and certificate name is sound: bring the damaged objects back"
+    )]
     NothingSound {
-        /// How many the pointer retains.
-        retained: usize,
+        /// How many they name, as far as manifests can be had.
+        named: usize,
     },
 }
 
@@ -214,7 +219,10 @@ pub fn plan_recovery(facts: &RecoveryFacts<'_>) -> Result<Recovery, RecoveryRefu
         });
     }
     let sound = |entry: &&PointerEntry| !facts.damaged.contains(&entry.snapshot_id);
-    match pointer.snapshots.iter().find(sound) {
+    // The pointer may have evicted one that is newer than the soundest of those it retains.
+    let named = || facts.certified.iter().chain(&pointer.snapshots);
+    let position = |entry: &&PointerEntry| (entry.incarnation.generation, entry.lsn);
+    match named().filter(sound).max_by_key(position) {
         Some(from) => Ok(Recovery {
             step: RecoveryStep::Fork {
                 from: Box::new(from.clone()),
@@ -223,7 +231,7 @@ pub fn plan_recovery(facts: &RecoveryFacts<'_>) -> Result<Recovery, RecoveryRefu
             loss: Some(loss(facts, from.lsn, u64::MAX)),
         }),
         None => Err(RecoveryRefusal::NothingSound {
-            retained: pointer.snapshots.len(),
+            named: named().count(),
         }),
     }
 }

@@ -98,6 +98,7 @@ fn is_immutable(name: &str) -> bool {
 mod tests {
     use super::*;
     use crate::vocabulary::ContentHash;
+    use proptest::prelude::*;
 
     fn listing(files: &[(&str, u64)]) -> Listing {
         files
@@ -186,5 +187,49 @@ mod tests {
         let plan = plan_reuse(&wanted(&[("99.sst", 5)]), &Listing::new(), &[listing(&many)]);
         assert_eq!(plan.candidates[0].len(), CANDIDATES_MAX);
         assert_eq!(plan.candidates[0][0], source(0, "99.sst"));
+    }
+
+    fn few_files() -> impl Strategy<Value = Listing> {
+        let names = prop::sample::select(&["1.sst", "2.sst", "3.blob", "CURRENT", "MANIFEST-1"]);
+        prop::collection::btree_map(names.prop_map(str::to_owned), 0u64..3, 0..6)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// What is tried has the size of what is wanted; nothing mutable comes from another folder; and what stays in the
+        /// target is wanted.
+        #[test]
+        fn nothing_is_tried_or_kept_that_cannot_be_part_of_the_result(
+            files in few_files(), target in few_files(), sources in prop::collection::vec(few_files(), 0..4),
+        ) {
+            let files: Vec<(&str, u64)> = files.iter().map(|(name, bytes)| (name.as_str(), *bytes)).collect();
+            let files = wanted(&files);
+            let plan = plan_reuse(&files, &target, &sources);
+            prop_assert_eq!(plan.candidates.len(), files.len());
+            for (file, candidates) in files.iter().zip(&plan.candidates) {
+                let in_target = target.get(&file.name) == Some(&file.bytes);
+                prop_assert_eq!(candidates.first() == Some(&Candidate::Target), in_target);
+                let elsewhere = &candidates[usize::from(in_target)..];
+                let mut equal_names = true;
+                for candidate in elsewhere {
+                    let Candidate::Source { folder, name } = candidate else {
+                        return Err(TestCaseError::fail("the target is tried first, and once"));
+                    };
+                    prop_assert_eq!(sources[*folder].get(name), Some(&file.bytes));
+                    prop_assert!(is_immutable(name) && is_immutable(&file.name));
+                    prop_assert!(equal_names || *name != file.name, "equal names come first");
+                    equal_names &= *name == file.name;
+                }
+                let fits = |name: &str, bytes: u64| is_immutable(name) && bytes == file.bytes;
+                let there = sources.iter().flatten().filter(|(name, bytes)| fits(name, **bytes)).count();
+                let there = if is_immutable(&file.name) { there.min(CANDIDATES_MAX) } else { 0 };
+                prop_assert_eq!(elsewhere.len(), there);
+            }
+            for (name, bytes) in &target {
+                let part = files.iter().any(|file| file.name == *name && file.bytes == *bytes);
+                prop_assert_eq!(plan.unwanted.contains(name), !part);
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! `<partition>/trim.json`: the durable record of why the last trim was safe.
 
-use super::{SnapshotDirectory, Stored, Unknown};
+use super::{Pointer, SnapshotDirectory, Stored, Unknown};
 use crate::vocabulary::{
     ClusterIdentity, ContentHash, Incarnation, Lsn, NodeId, PartitionId, SnapshotId, Timestamp, WriteId,
 };
@@ -81,6 +81,19 @@ impl Certificate {
         self.snapshots
             .iter()
             .any(|snapshot| snapshot.snapshot_id == snapshot_id)
+    }
+
+    /// Returns its snapshots that `pointer` does not retain, newest first. A swap that was decided before the certificate
+    /// was written may evict what that names: the two objects cannot change together. What a certificate in force names
+    /// stays in the store all the same.
+    pub fn unretained<'a>(
+        &'a self,
+        pointer: Option<&'a Pointer>,
+    ) -> impl Iterator<Item = &'a CertifiedSnapshot> {
+        let retains = move |id| pointer.is_some_and(|pointer| pointer.retains(id));
+        self.snapshots
+            .iter()
+            .filter(move |snapshot| !retains(snapshot.snapshot_id))
     }
 
     /// Returns the lowest LSN among its snapshots.

@@ -88,15 +88,19 @@ impl Pointer {
         self.snapshots.first()
     }
 
+    /// Returns whether `snapshot_id` is among the retained snapshots.
+    pub fn retains(&self, snapshot_id: SnapshotId) -> bool {
+        self.snapshots
+            .iter()
+            .any(|entry| entry.snapshot_id == snapshot_id)
+    }
+
     /// Returns whether `snapshot_id` was published, now or a short while ago.
     pub fn has_published(&self, snapshot_id: SnapshotId) -> bool {
         self.history
             .iter()
             .any(|published| published.snapshot_id == snapshot_id)
-            || self
-                .snapshots
-                .iter()
-                .any(|entry| entry.snapshot_id == snapshot_id)
+            || self.retains(snapshot_id)
     }
 
     /// Returns the `restorable_min` newest snapshots of `incarnation`: what trimming relies on. Fewer when there

@@ -4,20 +4,22 @@
 //! 2. Where reuse is allowed: keep files that an earlier attempt left in the folder, link those that other folders have.
 //!    Name and size choose them (`core::plan_reuse`), a hash over their bytes decides. A crash leaves files in the
 //!    folder, which is the caller's staging; the next attempt keeps those that are right.
-//! 3. Read the other files in ranged parts, several files and several parts at once; hash, write and fsync each.
+//! 3. Read the other files, several at once, large ones in ranged parts and several of these at once; hash, write and
+//!    fsync each.
 //! 4. fsync the folder. Only now the folder holds the snapshot.
 //!
-//! Memory is constant: a part lies in memory only while it has a place in the node's budget. A part is hashed and
-//! written while the next ones arrive. Every byte is hashed in this pass.
+//! Memory is constant: a file lies in memory piece by piece, a large one part by part, and only while it has a place in the
+//! node's budget. A piece is hashed and written while the next one arrives. Every byte is hashed in this pass.
 
 use super::{
     Progress, Repository,
     anomaly::{Anomaly, AnomalyKind, FirstFew},
     check::{FILES_AT_ONCE, PARTS_AT_ONCE, parts_of, unreadable_part, wrong_hash},
     error::StoreError,
-    limits::Lane,
+    limits::{Lane, Permit},
     local_source::{self, Found},
-    source::at,
+    pieces::Piece,
+    source::{PART_BYTES, at},
 };
 use crate::{
     Blocking,
@@ -25,7 +27,10 @@ use crate::{
     format::{Keys, Manifest, ManifestFile, PointerEntry},
     vocabulary::{ContentHash, PartitionId},
 };
-use futures::{StreamExt, TryStreamExt, future, stream};
+use futures::{
+    StreamExt, TryStreamExt, future,
+    stream::{self, BoxStream},
+};
 use std::{
     cmp::Reverse,
     fs::File,
@@ -37,6 +42,8 @@ use std::{
 /// How many files are on their way at once: twice what a check reads, because a file that is being fsynced holds no place
 /// in the node's budget, which bounds requests and memory.
 const DOWNLOADS_AT_ONCE: usize = 2 * FILES_AT_ONCE;
+/// Up to this size, a file is read in one request: RocksDB's tables are, with the usual options.
+const ONE_REQUEST_BYTES_MAX: u64 = 2 * PART_BYTES;
 
 /// Why a snapshot could not be brought back.
 #[derive(Debug, thiserror::Error)]
@@ -317,29 +324,29 @@ impl Download<'_> {
             .await
             .map_err(DownloadError::Local)?;
         let mut hasher = blake3::Hasher::new();
-        let mut parts = stream::iter(parts_of(file.bytes))
-            .map(|range| self.repository.get_part(Lane::Restore, &key, range))
-            .buffered(PARTS_AT_ONCE);
-        let mut next = parts.next().await;
-        while let Some(part) = next {
-            let (part, permit) = match part {
-                Ok(part) => part,
+        let mut pieces = self.pieces(&key, file.bytes);
+        let mut next = pieces.next().await;
+        while let Some(piece) = next {
+            let (piece, permit) = match piece {
+                Ok(piece) => piece,
                 Err(error) => return Ok(Some(unreadable_part(&key, error)?)),
             };
-            let part_bytes = part.len() as u64;
+            let piece_bytes = piece.iter().map(|chunk| chunk.len() as u64).sum();
             let write = async {
                 let written = blocking.files(move || {
-                    hasher.update(&part);
-                    sink.write_all(&part)?;
+                    for chunk in piece {
+                        hasher.update(&chunk);
+                        sink.write_all(&chunk)?;
+                    }
                     Ok((sink, hasher))
                 });
                 let written = written.await;
                 drop(permit);
                 written
             };
-            let (written, following) = future::join(write, parts.next()).await;
+            let (written, following) = future::join(write, pieces.next()).await;
             (sink, hasher) = written.map_err(|source| DownloadError::Local(at(&path, source)))?;
-            progress.advanced(part_bytes);
+            progress.advanced(piece_bytes);
             next = following;
         }
         blocking
@@ -348,5 +355,24 @@ impl Download<'_> {
             .map_err(|source| DownloadError::Local(at(&path, source)))?;
         let found = ContentHash::from(hasher.finalize());
         Ok((found != file.hash).then(|| wrong_hash(&key, file.hash, found)))
+    }
+
+    /// Reads a file from its beginning. A large one is read in parts, several at once, which lie in memory as a whole, each
+    /// with its place in the node's budget; others in one request.
+    fn pieces<'a>(
+        &'a self,
+        key: &'a str,
+        bytes: u64,
+    ) -> BoxStream<'a, Result<(Piece, Option<Permit<'a>>), object_store::Error>> {
+        let repository = self.repository;
+        if bytes <= ONE_REQUEST_BYTES_MAX {
+            let pieces = repository.pieces(Lane::Restore, key, 0..bytes);
+            return pieces.map_ok(|piece| (piece, None)).boxed();
+        }
+        stream::iter(parts_of(bytes))
+            .map(move |range| repository.get_part(Lane::Restore, key, range))
+            .buffered(PARTS_AT_ONCE)
+            .map_ok(|(part, permit)| (vec![part], Some(permit)))
+            .boxed()
     }
 }

@@ -37,6 +37,7 @@ mod local_remains;
 mod local_source;
 mod open;
 mod options;
+mod pieces;
 mod progress;
 mod publish;
 mod read;

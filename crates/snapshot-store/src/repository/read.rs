@@ -3,14 +3,16 @@
 use super::{
     Repository, Versioned,
     anomaly::{Anomaly, AnomalyKind},
+    check::{is_archived, not_readable},
     error::{ManifestError, StoreError},
+    publish::entry_for,
 };
 use crate::{
     format::{
-        Certificate, ClusterRecord, Control, FormatError, Keys, Lease, Manifest, Pointer, PointerEntry,
-        SnapshotDirectory, Stored,
+        Certificate, CertifiedSnapshot, ClusterRecord, Control, FormatError, Keys, Lease, Manifest, Pointer,
+        PointerEntry, SnapshotDirectory, Stored,
     },
-    vocabulary::{ClusterIdentity, ContentHash, PartitionId},
+    vocabulary::{ClusterIdentity, ContentHash, Incarnation, Lsn, PartitionId, SnapshotId},
 };
 
 impl Repository {
@@ -74,11 +76,36 @@ impl Repository {
         partition: PartitionId,
         entry: &PointerEntry,
     ) -> Result<Manifest, ManifestError> {
-        let key = Keys::manifest(partition, &entry.path);
+        self.named_manifest(partition, &Named::in_pointer(entry)).await
+    }
+
+    /// Returns what a pointer says of a snapshot that `certificate` names, from its manifest: the very entry it was
+    /// published with.
+    ///
+    /// # Errors
+    /// When the manifest is missing or is not the one the certificate names; when the store does not answer.
+    pub async fn certified_entry(
+        &self,
+        certificate: &Certificate,
+        snapshot: &CertifiedSnapshot,
+    ) -> Result<PointerEntry, ManifestError> {
+        let named = Named::in_certificate(certificate, snapshot);
+        match self.named_manifest(certificate.partition, &named).await {
+            Ok(manifest) => Ok(entry_for(&manifest, snapshot.manifest_hash)),
+            Err(ManifestError::Store(error)) if is_archived(&error) => {
+                let key = Keys::manifest(certificate.partition, &snapshot.path);
+                Err(ManifestError::Damaged(not_readable(&key)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn named_manifest(&self, partition: PartitionId, named: &Named) -> Result<Manifest, ManifestError> {
+        let key = Keys::manifest(partition, &named.path);
         let Some((bytes, _)) = self.get_document(&key).await? else {
             let detail = format!(
-                "the pointer names snapshot {} at {}",
-                entry.snapshot_id, entry.lsn
+                "the {} names snapshot {} at {}",
+                named.by, named.snapshot_id, named.lsn
             );
             return Err(ManifestError::Damaged(Anomaly::new(
                 AnomalyKind::MissingManifest,
@@ -86,7 +113,7 @@ impl Repository {
                 detail,
             )));
         };
-        check_manifest(&key, &bytes, partition, entry).map_err(ManifestError::Damaged)
+        check_manifest(&key, &bytes, partition, named).map_err(ManifestError::Damaged)
     }
 
     async fn read<T: Stored>(&self, key: &str) -> Result<Option<Versioned<T>>, StoreError> {
@@ -158,16 +185,51 @@ fn check_pointer_shape(key: &str, pointer: &Pointer) -> Result<(), FormatError> 
     Ok(())
 }
 
-/// Checks a manifest's bytes against the entry that names it.
+/// What a manifest must agree with.
+struct Named {
+    /// Which object names it, in words.
+    by: &'static str,
+    snapshot_id: SnapshotId,
+    incarnation: Incarnation,
+    lsn: Lsn,
+    path: SnapshotDirectory,
+    manifest_hash: ContentHash,
+}
+
+impl Named {
+    fn in_pointer(entry: &PointerEntry) -> Self {
+        Named {
+            by: "pointer",
+            snapshot_id: entry.snapshot_id,
+            incarnation: entry.incarnation,
+            lsn: entry.lsn,
+            path: entry.path,
+            manifest_hash: entry.manifest_hash,
+        }
+    }
+
+    fn in_certificate(certificate: &Certificate, snapshot: &CertifiedSnapshot) -> Self {
+        Named {
+            by: "certificate",
+            snapshot_id: snapshot.snapshot_id,
+            incarnation: certificate.incarnation,
+            lsn: snapshot.lsn,
+            path: snapshot.path,
+            manifest_hash: snapshot.manifest_hash,
+        }
+    }
+}
+
+/// Checks a manifest's bytes against what names it.
 fn check_manifest(
     key: &str,
     bytes: &[u8],
     partition: PartitionId,
-    entry: &PointerEntry,
+    named: &Named,
 ) -> Result<Manifest, Anomaly> {
     let found = ContentHash::of(bytes);
-    if found != entry.manifest_hash {
-        let detail = format!("expected hash {}, found {found}", entry.manifest_hash);
+    if found != named.manifest_hash {
+        let detail = format!("expected hash {}, found {found}", named.manifest_hash);
         return Err(Anomaly::new(AnomalyKind::WrongHash, key, detail));
     }
     let manifest = Manifest::decode(key, bytes).map_err(|error| {
@@ -177,14 +239,20 @@ fn check_manifest(
         };
         Anomaly::new(kind, key, error.to_string())
     })?;
-    if manifest.incarnation != entry.incarnation {
+    if manifest.incarnation != named.incarnation {
         let detail = format!(
             "expected incarnation {}, found {}",
-            entry.incarnation, manifest.incarnation
+            named.incarnation, manifest.incarnation
         );
         return Err(Anomaly::new(AnomalyKind::WrongIncarnation, key, detail));
     }
-    if (manifest.partition, manifest.directory()) != (partition, entry.path) {
+    let described = (
+        manifest.partition,
+        manifest.directory(),
+        manifest.lsn,
+        manifest.snapshot_id,
+    );
+    if described != (partition, named.path, named.lsn, named.snapshot_id) {
         let detail = format!(
             "it describes partition {}, {}",
             manifest.partition,

@@ -14,13 +14,13 @@ use object_store::{
 use std::{collections::BTreeMap, future::Future, ops::Range, time::Duration};
 
 /// How long a small request may take. The client's own retries happen within it.
-const SMALL_DEADLINE: Duration = Duration::from_secs(30);
+pub(super) const SMALL_DEADLINE: Duration = Duration::from_secs(30);
 /// How long the transfer of one part may take: 8 MiB at 70 KiB/s.
 pub(super) const PART_DEADLINE: Duration = Duration::from_secs(120);
 /// How long one listing may take.
 const LIST_DEADLINE: Duration = Duration::from_secs(120);
 /// How often a request is repeated after the first time; a cloud client has retried below this already.
-const REPEATS_MAX: usize = 3;
+pub(super) const REPEATS_MAX: usize = 3;
 /// The first pause between two tries.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// The longest pause between two tries.
@@ -54,7 +54,7 @@ pub(super) async fn within<T>(
 }
 
 /// Returns whether asking again may help.
-fn is_transient(error: &Error) -> bool {
+pub(super) fn is_transient(error: &Error) -> bool {
     matches!(error, Error::Generic { .. } | Error::JoinError { .. })
 }
 

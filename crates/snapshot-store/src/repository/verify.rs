@@ -282,20 +282,16 @@ fn gone_back(key: &str, pointer: &Pointer, certificate: &Certificate) -> Option<
 
 /// What the certificate rests on must be there, whether the pointer still names it or not.
 fn missing_certified(judge: &Judge<'_>, inventory: &Inventory) -> Vec<Anomaly> {
-    let retained = |id| {
-        let mut snapshots = judge.pointer.iter().flat_map(|pointer| &pointer.snapshots);
-        snapshots.any(|entry| entry.snapshot_id == id)
-    };
     let complete = |directory: &SnapshotDirectory| {
         let contents = inventory.directories.get(directory);
         contents.is_some_and(|contents| contents.manifest.is_some())
     };
-    let named = judge
+    let unretained = judge
         .certificate
         .iter()
-        .flat_map(|certificate| &certificate.snapshots);
-    named
-        .filter(|snapshot| !retained(snapshot.snapshot_id) && !complete(&snapshot.path))
+        .flat_map(|certificate| certificate.unretained(judge.pointer.as_ref()));
+    unretained
+        .filter(|snapshot| !complete(&snapshot.path))
         .map(|snapshot| {
             let detail = format!(
                 "the certificate names snapshot {} at {}",

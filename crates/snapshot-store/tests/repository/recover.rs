@@ -8,7 +8,7 @@ use snapshot_store::{
     CopyError, CopyFault, DirectoryState, PartitionId, PlannedRecovery, RecoveredLog, RecoveryPlan,
     RecoveryRequest, StoreOptions, TransferOptions,
     core::{RecoveryStep, RegisteredLog},
-    format::{Keys, PointerEntry},
+    format::{Keys, PointerEntry, Stored as _},
 };
 use std::collections::BTreeMap;
 
@@ -157,6 +157,49 @@ async fn a_damaged_snapshot_makes_way_for_the_next_older_one_before_anybody_is_a
     assert_eq!((loss.kept.get(), loss.seen.as_ref().unwrap().0.get()), (300, 400));
     assert_eq!((passed_over.len(), passed_over[0].lsn.get()), (1, 400));
     assert_eq!(begins_after(&recover(&world.repository).await[0]).0, 300);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_only_the_certificate_names_is_copied_when_no_better_one_is_sound() {
+    let world = source().await;
+    let certificate = world.other(36).certificate(P0).await.unwrap().unwrap().value;
+    let certified: Vec<u64> = certificate
+        .snapshots
+        .iter()
+        .map(|named| named.lsn.get())
+        .collect();
+    let mut pointer = world.other(36).pointer(P0).await.unwrap().unwrap().value;
+    let evicted = pointer.snapshots.split_off(1);
+    assert!(
+        evicted.iter().all(|entry| certificate.names(entry.snapshot_id)),
+        "{certified:?}"
+    );
+    world.put(&Keys::pointer(P0), pointer.encode()).await;
+    let newest = Keys::file(P0, &pointer.snapshots[0].path, "000007.sst");
+    world.put(&newest, vec![1; 5_000]).await;
+    assert_eq!(
+        begins_after(&recover(&world.repository).await[0]).0,
+        evicted[0].lsn.get()
+    );
+    assert_sound(&world, P1).await;
+
+    // Neither is one whose manifest is gone.
+    let world = source().await;
+    world.put(&Keys::pointer(P0), pointer.encode()).await;
+    world.put(&newest, vec![1; 5_000]).await;
+    world
+        .put(&Keys::manifest(P0, &evicted[0].path), b"{}".to_vec())
+        .await;
+    let planned = plan(&world.repository, &RecoveryRequest::default())
+        .await
+        .unwrap();
+    let passed_over = &planned.partitions[0].passed_over;
+    let passed_over: Vec<u64> = passed_over.iter().map(|found| found.lsn.get()).collect();
+    assert_eq!(passed_over, [400, evicted[0].lsn.get()]);
+    assert_eq!(
+        begins_after(&recover(&world.repository).await[0]).0,
+        evicted[1].lsn.get()
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,7 +6,7 @@
 //! | `column_family` | checkpoints for hosts with several partitions in one RocksDB |
 //! | `snapshot_agent` | the agent of one node: partitions, status, limits |
 //! | `export`, `export_job`, `queue` | makes and publishes a snapshot, in its turn |
-//! | `restore`, `restore_job` | brings a published snapshot into a partition |
+//! | `restore`, `restore_job`, `published`, `tried` | brings a published snapshot into a partition |
 //! | `repair` | what operators order: skipping a record, rebuilding a state |
 //! | `autonomous` | makes snapshots while no admin is there to ask |
 //! | `verify`, `compare` | checks a published snapshot |
@@ -23,6 +23,7 @@ mod export_job;
 mod host;
 mod identity;
 mod policy;
+mod published;
 mod queue;
 mod repair;
 mod restore;
@@ -32,6 +33,7 @@ mod service;
 mod slot;
 mod snapshot_agent;
 mod staging;
+mod tried;
 mod verify;
 mod wire;
 

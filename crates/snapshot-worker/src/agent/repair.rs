@@ -1,13 +1,15 @@
 //! What an operator orders when a partition cannot help itself, and why it is not done.
 
 use super::{
+    published::PublishedSnapshots,
     restore_job::{RestoreError, RestoreRequest},
     snapshot_agent::Shared,
 };
-use crate::core::{
-    PartitionState, RebuildPlan, RestoreNeed, SKIP_REASON_BYTES_MAX, SkipRefusal, restore_candidates,
+use crate::core::{PartitionState, RebuildPlan, SKIP_REASON_BYTES_MAX, SkipRefusal};
+use snapshot_store::{
+    Anomaly, Lsn, PartitionId, RecordHash, SnapshotId,
+    format::{Keys, PointerEntry},
 };
-use snapshot_store::{Lsn, PartitionId, RecordHash, SnapshotId, format::Keys};
 
 /// The order to pass over a record that no replica can apply.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,55 +108,86 @@ pub enum Covering {
     },
 }
 
-/// Looks for the snapshot that a restore would choose: one GET, and a GET and a listing per candidate. Content is
-/// checked by the restore itself.
+/// Looks for the snapshot that a restore would choose: one GET, and a GET and a listing per candidate; another GET, and
+/// one more per candidate, where nothing that the pointer retains helps. Content is checked by the restore itself.
 pub(super) async fn covering(
     shared: &Shared,
     partition: PartitionId,
     request: &RestoreRequest,
 ) -> Result<Covering, RestoreError> {
-    let store_error = |error| RestoreError::store(partition, error);
-    let pointer = shared.repository.pointer(partition).await.map_err(store_error)?;
-    let Some(pointer) = pointer else {
-        let detail = format!("the store has no {}", Keys::pointer(partition));
-        return Ok(Covering::Nothing { detail });
-    };
-    let damaged = shared.with_slot(partition, |slot| slot.damaged.clone());
-    let need = RestoreNeed {
-        fingerprint: shared.config.cluster.fingerprint,
+    let published = PublishedSnapshots {
+        shared,
         partition,
-        incarnation: request.incarnation,
-        trim_point: request.trim_point,
-        applied_lsn: request.applied_lsn,
-        damaged: &damaged,
+        request,
     };
-    let candidates =
-        restore_candidates(&pointer.value, &need).map_err(|refusal| RestoreError::StoreUnusable {
-            partition,
-            detail: refusal.to_string(),
-        })?;
-    let mut found: Vec<String> = candidates
-        .passed_over
-        .iter()
-        .map(|(id, lsn, reason)| format!("{id} at {lsn} is {}", reason.as_str()))
-        .collect();
+    let mut look = Look {
+        published,
+        useless: Vec::new(),
+    };
+    let pointer = published.pointer().await?;
+    let mut candidates = published.candidates(pointer.as_ref(), None)?;
     for entry in &candidates.entries {
-        let (id, lsn) = (entry.snapshot_id, entry.lsn);
-        if damaged.contains(&id) {
-            found.push(format!("{id} at {lsn} was found damaged"));
-            continue;
-        }
-        let anomalies = shared.repository.check_presence(partition, entry).await;
-        match anomalies.map_err(store_error)?.first() {
-            None => {
-                return Ok(Covering::Snapshot { snapshot_id: id, lsn });
-            }
-            Some(anomaly) => found.push(format!("{id} at {lsn} is damaged ({anomaly})")),
+        if let Some(found) = look.at(entry).await? {
+            return Ok(found);
         }
     }
-    let detail = match found.as_slice() {
-        [] => format!("{} names no snapshot", Keys::pointer(partition)),
-        found => found.join("; "),
+    if let Some(certificate) = published.certificate().await? {
+        candidates = published.candidates(pointer.as_ref(), Some(&certificate))?;
+        for snapshot in &candidates.certified {
+            match published.entry(&certificate, snapshot).await? {
+                Ok(entry) => {
+                    if let Some(found) = look.at(&entry).await? {
+                        return Ok(found);
+                    }
+                }
+                Err(anomaly) => look.damaged(snapshot.snapshot_id, snapshot.lsn, &anomaly),
+            }
+        }
+    }
+    let passed = candidates.passed_over.iter();
+    let found: Vec<_> = passed
+        .map(|(id, lsn, reason)| format!("{id} at {lsn} is {}", reason.as_str()))
+        .chain(look.useless)
+        .collect();
+    let key = Keys::pointer(partition);
+    let detail = match (pointer, found.as_slice()) {
+        (None, []) => format!("the store has no {key}"),
+        (Some(_), []) => format!("{key} names no snapshot"),
+        (_, found) => found.join("; "),
     };
     Ok(Covering::Nothing { detail })
+}
+
+/// A look at the candidates, one after the other.
+struct Look<'a> {
+    published: PublishedSnapshots<'a>,
+    /// Those that do not help, and why.
+    useless: Vec<String>,
+}
+
+impl Look<'_> {
+    async fn at(&mut self, entry: &PointerEntry) -> Result<Option<Covering>, RestoreError> {
+        let PublishedSnapshots {
+            shared, partition, ..
+        } = self.published;
+        let (snapshot_id, lsn) = (entry.snapshot_id, entry.lsn);
+        if shared.with_slot(partition, |slot| slot.damaged.contains(&snapshot_id)) {
+            self.useless
+                .push(format!("{snapshot_id} at {lsn} was found damaged"));
+            return Ok(None);
+        }
+        let anomalies = shared.repository.check_presence(partition, entry).await;
+        let anomalies = anomalies.map_err(|error| RestoreError::store(partition, error))?;
+        match anomalies.first() {
+            None => Ok(Some(Covering::Snapshot { snapshot_id, lsn })),
+            Some(anomaly) => {
+                self.damaged(snapshot_id, lsn, anomaly);
+                Ok(None)
+            }
+        }
+    }
+
+    fn damaged(&mut self, id: SnapshotId, lsn: Lsn, anomaly: &Anomaly) {
+        self.useless.push(format!("{id} at {lsn} is damaged ({anomaly})"));
+    }
 }

@@ -1,6 +1,7 @@
 //! Bringing a published snapshot into a partition.
 //!
-//! 1. Read the pointer; choose from metadata alone (pure, `core::choose`), newest first.
+//! 1. Read the pointer; choose from metadata alone (pure, `core::choose`), newest first. Where nothing of it helps, read
+//!    the certificate, and choose from what only that names.
 //! 2. Bring it into `staging/downloads/<partition>/<snapshot_id>`: keep what an interrupted restore left there, link
 //!    what such a restore of another snapshot or the stale state has, download the rest; every hash verified in this
 //!    pass. Whatever ends it before step 4 leaves the folder, for the next restore to take from.
@@ -18,21 +19,21 @@
 use super::{
     compare::differences,
     host::{HostError, PartitionHost},
+    published::PublishedSnapshots,
     restore_job::{RestoreError, RestoreJob, RestoreOutcome, RestoreRequest, ReuseLocal},
     room::WithRoom,
     snapshot_agent::Shared,
     staging::DownloadFolder,
+    tried::{Fault, Missed, NotUsed, Pass, damage},
 };
 use crate::{
-    core::{
-        ArchivedSnapshot, FinishedRestore, RestoreCandidates, RestoreNeed, RestorePhase, restore_candidates,
-    },
+    core::{ArchivedSnapshot, FinishedRestore, RestoreCandidates, RestorePhase},
     failpoint,
     metrics::{self, RestoreResult},
 };
 use snapshot_store::{
-    Anomaly, AnomalyKind, DownloadError, Lsn, PartitionId, Reuse, SnapshotId, StoreError,
-    format::{Keys, Manifest, Pointer, PointerEntry},
+    Anomaly, DownloadError, Lsn, PartitionId, Reuse, SnapshotId, StoreError,
+    format::{Certificate, Keys, Manifest, PointerEntry},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -116,50 +117,6 @@ pub(super) async fn restore(
     result
 }
 
-/// What became of one candidate.
-enum Tried {
-    /// The host has its state.
-    Installed,
-    /// Its objects or its content are not what was published.
-    Damaged(String),
-    /// This node's software cannot read it.
-    Unfit(String),
-    /// The pointer no longer names it: choose again.
-    Evicted,
-}
-
-/// Why a candidate did not help.
-enum Fault {
-    Damaged(String),
-    Unfit(String),
-}
-
-/// Why a download did not end in a snapshot.
-enum Missed {
-    Download(DownloadError),
-    /// The disk has too little room for it.
-    NoRoom(HostError),
-}
-
-impl From<DownloadError> for Missed {
-    fn from(error: DownloadError) -> Self {
-        Missed::Download(error)
-    }
-}
-
-/// Says what anomalies mean: a manifest of a newer format is no damage.
-fn damage(anomalies: &[Anomaly]) -> Tried {
-    let texts: Vec<_> = anomalies.iter().map(ToString::to_string).collect();
-    if !anomalies.is_empty()
-        && anomalies
-            .iter()
-            .all(|anomaly| anomaly.kind == AnomalyKind::NewerFormat)
-    {
-        return Tried::Unfit(texts.join("; "));
-    }
-    Tried::Damaged(texts.join("; "))
-}
-
 struct Attempt<'a> {
     shared: &'a Shared,
     partition: PartitionId,
@@ -178,16 +135,26 @@ impl Attempt<'_> {
         let began = Instant::now();
         for _ in 0..CHOICES_MAX {
             self.job.choose(None);
-            let Some(pointer) = self.pointer().await? else {
-                return self.no_pointer().await;
-            };
-            let candidates = self.candidates(&pointer)?;
-            match self.try_all(&candidates).await? {
+            let pointer = self.published().pointer().await?;
+            let mut candidates = self.published().candidates(pointer.as_ref(), None)?;
+            let mut pass = self.try_all(&candidates).await?;
+            if let Pass::Exhausted = pass
+                && let Some(certificate) = self.published().certificate().await?
+            {
+                candidates = self
+                    .published()
+                    .candidates(pointer.as_ref(), Some(&certificate))?;
+                pass = self.try_certified(&certificate, &candidates).await?;
+            }
+            match pass {
                 Pass::Restored(entry) => {
                     let finished = self.finish(&candidates, &entry, began).await;
                     return Ok(RestoreOutcome::Restored(finished));
                 }
                 Pass::ChooseAgain => {}
+                Pass::Exhausted if pointer.is_none() && candidates.certified.is_empty() => {
+                    return self.no_pointer().await;
+                }
                 Pass::Exhausted => return self.nothing_usable(&candidates),
             }
         }
@@ -203,38 +170,93 @@ impl Attempt<'_> {
 
     async fn try_all(&mut self, candidates: &RestoreCandidates) -> Result<Pass, RestoreError> {
         for entry in &candidates.entries {
-            let id = entry.snapshot_id;
-            if self.tried.contains_key(&id) {
-                continue;
+            match self.try_entry(entry).await? {
+                Pass::Exhausted => {}
+                end => return Ok(end),
             }
-            self.job.choose(Some(entry));
-            let fault = match self.try_one(entry).await? {
-                Tried::Installed => return Ok(Pass::Restored(Box::new(entry.clone()))),
-                Tried::Evicted => return Ok(Pass::ChooseAgain),
-                Tried::Damaged(detail) => {
-                    tracing::error!(partition = %self.partition, snapshot_id = %id, lsn = %entry.lsn, %detail, "snapshot is damaged, trying the next older one");
-                    metrics::restore_fell_back();
-                    self.shared
-                        .with_slot(self.partition, |slot| slot.note_damaged(id));
-                    Fault::Damaged(detail)
-                }
-                Tried::Unfit(detail) => Fault::Unfit(detail),
-            };
-            self.tried.insert(id, (entry.lsn, fault));
         }
         Ok(Pass::Exhausted)
     }
 
-    async fn try_one(&self, entry: &PointerEntry) -> Result<Tried, RestoreError> {
+    /// Goes through what only `certificate` names.
+    async fn try_certified(
+        &mut self,
+        certificate: &Certificate,
+        candidates: &RestoreCandidates,
+    ) -> Result<Pass, RestoreError> {
+        for snapshot in &candidates.certified {
+            let (id, lsn) = (snapshot.snapshot_id, snapshot.lsn);
+            if self.tried.contains_key(&id) {
+                continue;
+            }
+            tracing::warn!(partition = %self.partition, snapshot_id = %id, %lsn, "nothing that the pointer retains helps, trying what the certificate names");
+            let pass = match self.published().entry(certificate, snapshot).await? {
+                Ok(entry) => self.try_entry(&entry).await?,
+                Err(anomaly) => {
+                    let missed = self.missed(id, &[anomaly]).await?;
+                    self.settle(id, lsn, missed)
+                }
+            };
+            match pass {
+                Pass::Exhausted => {}
+                end => return Ok(end),
+            }
+        }
+        Ok(Pass::Exhausted)
+    }
+
+    async fn try_entry(&mut self, entry: &PointerEntry) -> Result<Pass, RestoreError> {
+        if self.tried.contains_key(&entry.snapshot_id) {
+            return Ok(Pass::Exhausted);
+        }
+        self.job.choose(Some(entry));
+        match self.try_one(entry).await? {
+            None => Ok(Pass::Restored(Box::new(entry.clone()))),
+            Some(missed) => Ok(self.settle(entry.snapshot_id, entry.lsn, missed)),
+        }
+    }
+
+    /// Keeps in mind what became of a candidate that did not help, and says whether to go on.
+    fn settle(&mut self, id: SnapshotId, lsn: Lsn, missed: NotUsed) -> Pass {
+        let fault = match missed {
+            NotUsed::Evicted => return Pass::ChooseAgain,
+            NotUsed::Damaged(detail) => {
+                tracing::error!(partition = %self.partition, snapshot_id = %id, %lsn, %detail, "snapshot is damaged, trying the next older one");
+                metrics::restore_fell_back();
+                self.shared
+                    .with_slot(self.partition, |slot| slot.note_damaged(id));
+                Fault::Damaged(detail)
+            }
+            NotUsed::Unfit(detail) => Fault::Unfit(detail),
+        };
+        self.tried.insert(id, (lsn, fault));
+        Pass::Exhausted
+    }
+
+    /// Tells damage from an eviction, after which objects are missing rightly.
+    async fn missed(&self, id: SnapshotId, anomalies: &[Anomaly]) -> Result<NotUsed, RestoreError> {
+        if !self.published().name(id).await? {
+            return Ok(NotUsed::Evicted);
+        }
+        metrics::anomalies(anomalies);
+        Ok(damage(anomalies))
+    }
+
+    fn published(&self) -> PublishedSnapshots<'_> {
+        PublishedSnapshots {
+            shared: self.shared,
+            partition: self.partition,
+            request: &self.request,
+        }
+    }
+
+    /// Returns why `entry` could not be installed; `None` when it was.
+    async fn try_one(&self, entry: &PointerEntry) -> Result<Option<NotUsed>, RestoreError> {
         let folder = self.folder(entry).await.map_err(|error| self.local(error))?;
         let manifest = match self.download(entry, &folder).await {
             Ok(manifest) => manifest,
             Err(Missed::Download(DownloadError::Damaged(anomalies))) => {
-                if !self.still_published(entry).await? {
-                    return Ok(Tried::Evicted);
-                }
-                metrics::anomalies(&anomalies);
-                return Ok(damage(&anomalies));
+                return Ok(Some(self.missed(entry.snapshot_id, &anomalies).await?));
             }
             Err(Missed::Download(DownloadError::Store(error))) => {
                 return Err(RestoreError::store(self.partition, error));
@@ -246,9 +268,9 @@ impl Attempt<'_> {
         self.job.enter(RestorePhase::Checking);
         match self.inspect(&folder.path, &manifest).await {
             Ok(None) => {}
-            Ok(Some(difference)) => return Ok(Tried::Damaged(difference)),
-            Err(HostError::Corrupt(detail)) => return Ok(Tried::Damaged(detail)),
-            Err(HostError::Mismatch(detail)) => return Ok(Tried::Unfit(detail)),
+            Ok(Some(difference)) => return Ok(Some(NotUsed::Damaged(difference))),
+            Err(HostError::Corrupt(detail)) => return Ok(Some(NotUsed::Damaged(detail))),
+            Err(HostError::Mismatch(detail)) => return Ok(Some(NotUsed::Unfit(detail))),
             Err(error) => return Err(self.local(error)),
         }
         failpoint::reached("restore: the snapshot is checked");
@@ -260,7 +282,7 @@ impl Attempt<'_> {
         failpoint::reached("restore: the snapshot is installed");
         self.shared.staging.discard_downloads(self.partition).await;
         failpoint::reached("restore: staging is empty");
-        Ok(Tried::Installed)
+        Ok(None)
     }
 
     /// Returns where `entry` is prepared. A restore that may reuse nothing begins with nothing.
@@ -316,40 +338,6 @@ impl Attempt<'_> {
         let facts = self.host.inspect(dir).await?;
         let differences = differences(&facts, manifest);
         Ok((!differences.is_empty()).then(|| differences.join("; ")))
-    }
-
-    /// Whether the pointer, read anew, still names `entry`. A file of a snapshot that was evicted meanwhile is
-    /// missing rightly.
-    async fn still_published(&self, entry: &PointerEntry) -> Result<bool, RestoreError> {
-        let pointer = self.pointer().await?;
-        Ok(pointer.is_some_and(|pointer| {
-            pointer
-                .snapshots
-                .iter()
-                .any(|retained| retained.snapshot_id == entry.snapshot_id)
-        }))
-    }
-
-    async fn pointer(&self) -> Result<Option<Pointer>, RestoreError> {
-        let pointer = self.shared.repository.pointer(self.partition).await;
-        let pointer = pointer.map_err(|error| RestoreError::store(self.partition, error))?;
-        Ok(pointer.map(|versioned| versioned.value))
-    }
-
-    fn candidates(&self, pointer: &Pointer) -> Result<RestoreCandidates, RestoreError> {
-        let damaged = self.shared.with_slot(self.partition, |slot| slot.damaged.clone());
-        let need = RestoreNeed {
-            fingerprint: self.shared.config.cluster.fingerprint,
-            partition: self.partition,
-            incarnation: self.request.incarnation,
-            trim_point: self.request.trim_point,
-            applied_lsn: self.request.applied_lsn,
-            damaged: &damaged,
-        };
-        restore_candidates(pointer, &need).map_err(|refusal| RestoreError::StoreUnusable {
-            partition: self.partition,
-            detail: refusal.to_string(),
-        })
     }
 
     async fn finish(
@@ -434,7 +422,7 @@ impl Attempt<'_> {
         });
         let found: Vec<_> = passed.chain(tried).collect();
         let found = if found.is_empty() {
-            "the pointer names none".to_owned()
+            "neither pointer nor certificate name one".to_owned()
         } else {
             found.join("; ")
         };
@@ -461,11 +449,4 @@ impl Attempt<'_> {
     fn local(&self, source: HostError) -> RestoreError {
         RestoreError::local(self.partition)(source)
     }
-}
-
-/// How going through the candidates ended.
-enum Pass {
-    Restored(Box<PointerEntry>),
-    ChooseAgain,
-    Exhausted,
 }

@@ -1,8 +1,11 @@
 //! Which published snapshots a replica may restore, in the order in which it tries them.
+//!
+//! First those that the pointer retains, then those that only the certificate in force names: a swap that was decided
+//! before the certificate was written may have evicted one of them, and no other may be left that covers the trim gap.
 
 use snapshot_store::{
-    Fingerprint, Incarnation, Lineage, Lsn, PartitionId, SnapshotId,
-    format::{Keys, Pointer, PointerEntry},
+    ClusterIdentity, Fingerprint, Incarnation, Lineage, Lsn, PartitionId, SnapshotId,
+    format::{Certificate, CertifiedSnapshot, Keys, Pointer, PointerEntry},
 };
 use std::collections::BTreeSet;
 
@@ -51,11 +54,14 @@ pub struct RestoreCandidates {
     /// Snapshots to try, in this order: the newest first; those found damaged before come last, because they may
     /// have been repaired meanwhile and are checked in full again anyway.
     pub entries: Vec<PointerEntry>,
+    /// Snapshots that the certificate names and the pointer does not, to try when none of `entries` helps, in the same
+    /// order.
+    pub certified: Vec<CertifiedSnapshot>,
     /// Snapshots that do not help, and why.
     pub passed_over: Vec<(SnapshotId, Lsn, PassReason)>,
 }
 
-/// The pointer is not one this replica may restore from. It is never overwritten because of that.
+/// Pointer or certificate are not ones this replica may rely on. They are never overwritten because of that.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PointerRefusal {
     /// It belongs to another cluster.
@@ -103,67 +109,96 @@ pub fn check_owner(
     fingerprint: Fingerprint,
     partition: PartitionId,
 ) -> Result<(), PointerRefusal> {
-    let key = || Keys::pointer(partition);
-    if pointer.cluster.fingerprint != fingerprint {
+    let found = (&pointer.cluster, pointer.partition);
+    check_owned(|| Keys::pointer(partition), found, fingerprint, partition)
+}
+
+fn check_owned(
+    key: impl Fn() -> String,
+    found: (&ClusterIdentity, PartitionId),
+    fingerprint: Fingerprint,
+    partition: PartitionId,
+) -> Result<(), PointerRefusal> {
+    let (cluster, found) = found;
+    if cluster.fingerprint != fingerprint {
         return Err(PointerRefusal::ForeignCluster {
             key: key(),
-            name: pointer.cluster.name.clone(),
-            found: pointer.cluster.fingerprint,
+            name: cluster.name.clone(),
+            found: cluster.fingerprint,
             expected: fingerprint,
         });
     }
-    if pointer.partition != partition {
-        return Err(PointerRefusal::ForeignPartition {
-            key: key(),
-            found: pointer.partition,
-        });
+    if found != partition {
+        return Err(PointerRefusal::ForeignPartition { key: key(), found });
     }
     Ok(())
 }
 
-/// Chooses, from metadata alone, the snapshots that bring the replica over the trim gap.
+/// Chooses, from metadata alone, the snapshots that bring the replica over the trim gap. `None` is an object that is not
+/// there, or was not asked for: the certificate matters only where nothing that the pointer retains helps.
 ///
 /// # Errors
-/// When the pointer must not be used at all.
+/// When one of the two must not be used at all.
 pub fn restore_candidates(
-    pointer: &Pointer,
+    pointer: Option<&Pointer>,
+    certificate: Option<&Certificate>,
     need: &RestoreNeed<'_>,
 ) -> Result<RestoreCandidates, PointerRefusal> {
-    check_owner(pointer, need.fingerprint, need.partition)?;
     let mut candidates = RestoreCandidates::default();
-    for entry in &pointer.snapshots {
-        match pass_over(entry, need)? {
-            Some(reason) => candidates
-                .passed_over
-                .push((entry.snapshot_id, entry.lsn, reason)),
-            None => candidates.entries.push(entry.clone()),
+    if let Some(pointer) = pointer {
+        check_owner(pointer, need.fingerprint, need.partition)?;
+        for entry in &pointer.snapshots {
+            let (id, lsn) = (entry.snapshot_id, entry.lsn);
+            match pass_over(Keys::pointer, entry.incarnation, lsn, need)? {
+                Some(reason) => candidates.passed_over.push((id, lsn, reason)),
+                None => candidates.entries.push(entry.clone()),
+            }
         }
     }
-    candidates.entries.sort_by_key(|entry| {
-        (
-            need.damaged.contains(&entry.snapshot_id),
-            std::cmp::Reverse(entry.lsn),
-        )
-    });
+    if let Some(certificate) = certificate {
+        let found = (&certificate.cluster, certificate.partition);
+        let key = || Keys::certificate(need.partition);
+        check_owned(key, found, need.fingerprint, need.partition)?;
+        for snapshot in certificate.unretained(pointer) {
+            let (id, lsn) = (snapshot.snapshot_id, snapshot.lsn);
+            match pass_over(Keys::certificate, certificate.incarnation, lsn, need)? {
+                Some(reason) => candidates.passed_over.push((id, lsn, reason)),
+                None => candidates.certified.push(snapshot.clone()),
+            }
+        }
+    }
+    let rank = |id, lsn| (need.damaged.contains(&id), std::cmp::Reverse(lsn));
+    candidates
+        .entries
+        .sort_by_key(|entry| rank(entry.snapshot_id, entry.lsn));
+    candidates
+        .certified
+        .sort_by_key(|snapshot| rank(snapshot.snapshot_id, snapshot.lsn));
     Ok(candidates)
 }
 
-fn pass_over(entry: &PointerEntry, need: &RestoreNeed<'_>) -> Result<Option<PassReason>, PointerRefusal> {
-    match entry.incarnation.compared_to(&need.incarnation) {
+/// Says why a snapshot that the object at `key` names does not help; `None` when it does.
+fn pass_over(
+    key: impl Fn(PartitionId) -> String,
+    incarnation: Incarnation,
+    lsn: Lsn,
+    need: &RestoreNeed<'_>,
+) -> Result<Option<PassReason>, PointerRefusal> {
+    match incarnation.compared_to(&need.incarnation) {
         Lineage::Same => {}
         Lineage::Older | Lineage::Newer => return Ok(Some(PassReason::OtherIncarnation)),
         Lineage::Conflict => {
             return Err(PointerRefusal::Conflict {
-                key: Keys::pointer(need.partition),
-                found: entry.incarnation,
+                key: key(need.partition),
+                found: incarnation,
                 expected: need.incarnation,
             });
         }
     }
-    if entry.lsn < need.trim_point {
+    if lsn < need.trim_point {
         return Ok(Some(PassReason::BelowTrimPoint));
     }
-    if need.applied_lsn.is_some_and(|applied| entry.lsn <= applied) {
+    if need.applied_lsn.is_some_and(|applied| lsn <= applied) {
         return Ok(Some(PassReason::NothingNew));
     }
     Ok(None)
@@ -173,8 +208,8 @@ fn pass_over(entry: &PointerEntry, need: &RestoreNeed<'_>) -> Result<Option<Pass
 mod tests {
     use super::*;
     use snapshot_store::{
-        ClusterIdentity, ContentHash, Entropy, IncarnationId, NodeId, ReplicaRole, Timestamp, WriteId,
-        format::{SnapshotDirectory, Unknown},
+        ContentHash, Entropy, IncarnationId, NodeId, ReplicaRole, Timestamp, WriteId,
+        format::{SnapshotDirectory, Unknown, VerifyLevel},
     };
 
     const OURS: Fingerprint = Fingerprint::from_bytes([1; 16]);
@@ -230,6 +265,90 @@ mod tests {
         }
     }
 
+    fn certificate(fingerprint: Fingerprint, incarnation: Incarnation, lsns: &[u64]) -> Certificate {
+        let snapshot = |lsn: &u64| {
+            let entry = entry(incarnation, *lsn);
+            CertifiedSnapshot {
+                snapshot_id: entry.snapshot_id,
+                lsn: entry.lsn,
+                path: entry.path,
+                manifest_hash: entry.manifest_hash,
+                verified: VerifyLevel::Content,
+                verified_by: entry.node,
+                verified_at: Timestamp::default(),
+                unknown: Unknown::default(),
+            }
+        };
+        let pointer = pointer(fingerprint, vec![]);
+        Certificate {
+            cluster: pointer.cluster,
+            partition: P,
+            incarnation,
+            write_id: pointer.write_id,
+            up_to: Lsn::ZERO,
+            snapshots: lsns.iter().map(snapshot).collect(),
+            issued_by: NodeId::new("admin").unwrap(),
+            issued_at: Timestamp::default(),
+            unknown: Unknown::default(),
+        }
+    }
+
+    /// Runs the choice against a log of incarnation 2 that is trimmed to 20, where the replica knows the snapshot at 40 as
+    /// damaged, and returns what only the certificate has, in the order of trying.
+    fn beyond_the_pointer(
+        retained: Option<&[u64]>,
+        certificate: &Certificate,
+    ) -> Result<Vec<u64>, PointerRefusal> {
+        let ours = incarnation(2, 2);
+        let need = RestoreNeed {
+            fingerprint: OURS,
+            partition: P,
+            incarnation: ours,
+            trim_point: Lsn::new(20),
+            applied_lsn: Some(Lsn::new(21)),
+            damaged: &BTreeSet::from([id(40)]),
+        };
+        let pointer = retained.map(|retained| {
+            let entries = retained.iter().map(|lsn| entry(ours, *lsn));
+            pointer(OURS, entries.collect())
+        });
+        let found = restore_candidates(pointer.as_ref(), Some(certificate), &need)?;
+        let of_pointer = found.entries.iter().map(|entry| entry.snapshot_id);
+        assert!(of_pointer.eq(retained.into_iter().flatten().map(|lsn| id(*lsn))));
+        Ok(found.certified.iter().map(|found| found.lsn.get()).collect())
+    }
+
+    #[test]
+    fn what_only_the_certificate_names_is_tried_as_well() {
+        let ours = incarnation(2, 2);
+        let two = certificate(OURS, ours, &[40, 30]);
+        assert_eq!(beyond_the_pointer(Some(&[60, 50]), &two), Ok(vec![30, 40]));
+        assert_eq!(beyond_the_pointer(Some(&[50, 30]), &two), Ok(vec![40]));
+        let both = [30, 40];
+        assert_eq!(beyond_the_pointer(Some(&both), &two), Ok(vec![]), "nothing twice");
+        assert_eq!(
+            beyond_the_pointer(None, &two),
+            Ok(vec![30, 40]),
+            "also when the pointer was deleted"
+        );
+        let old = certificate(OURS, ours, &[21, 19]);
+        assert_eq!(beyond_the_pointer(Some(&[50]), &old), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_certificate_of_another_log_or_cluster_gives_nothing() {
+        let older = certificate(OURS, incarnation(1, 1), &[30]);
+        assert_eq!(beyond_the_pointer(Some(&[50]), &older), Ok(vec![]));
+        let rival = certificate(OURS, incarnation(2, 9), &[30]);
+        let foreign = certificate(Fingerprint::from_bytes([9; 16]), incarnation(2, 2), &[30]);
+        let mut misplaced = certificate(OURS, incarnation(2, 2), &[30]);
+        misplaced.partition = PartitionId::new(4);
+        for refused in [rival, foreign, misplaced] {
+            let error = beyond_the_pointer(Some(&[50]), &refused).unwrap_err();
+            assert!(error.to_string().contains("3/trim.json"), "{error}");
+        }
+    }
+
     /// Runs the choice against a log trimmed up to `trim_point` and returns the LSNs in the order of trying.
     fn check(
         snapshots: &[(Incarnation, u64)],
@@ -250,7 +369,8 @@ mod tests {
             .iter()
             .map(|(incarnation, lsn)| entry(*incarnation, *lsn))
             .collect();
-        let candidates = restore_candidates(&pointer(OURS, entries), &need)?;
+        let candidates = restore_candidates(Some(&pointer(OURS, entries)), None, &need)?;
+        assert_eq!(candidates.certified, []);
         Ok(candidates.entries.iter().map(|entry| entry.lsn.get()).collect())
     }
 

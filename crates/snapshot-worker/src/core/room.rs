@@ -38,11 +38,11 @@ impl fmt::Display for Shortage {
 /// # Errors
 /// What is short.
 pub fn room_for(wanted: u64, disk: DiskFacts) -> Result<(), Shortage> {
-    let needed = wanted.saturating_add(disk.promised).saturating_add(disk.reserve);
-    if needed <= disk.free {
-        Ok(())
-    } else {
-        Err(Shortage { wanted, disk })
+    let sum = wanted.checked_add(disk.promised);
+    let needed = sum.and_then(|sum| sum.checked_add(disk.reserve));
+    match needed {
+        Some(needed) if needed <= disk.free => Ok(()),
+        Some(_) | None => Err(Shortage { wanted, disk }),
     }
 }
 
@@ -70,5 +70,6 @@ mod tests {
         assert!(check(0, 50, 0, 50), "the reserve itself is not needed");
         assert!(!check(0, 49, 0, 50));
         assert!(!check(u64::MAX, 1, 1, 1));
+        assert!(!check(0, u64::MAX, u64::MAX, 1), "more than there can be");
     }
 }

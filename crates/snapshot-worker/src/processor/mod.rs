@@ -52,6 +52,7 @@ pub use propose::{Applied, COMMAND_BYTES_MAX, LeadError, ProposeError};
 pub use state_machine::{ApplyError, Changes, Keyspace, StateMachine, Transaction};
 pub use store::{
     FLUSH_THREADS, RocksEngine, RocksOptions, StateEngine, StateError, StateSnapshot, StateStore, StoredPair,
+    Visit,
 };
 pub use view::{PartitionHandle, StateFacts, StateView, ViewError};
 pub use worker::{CLOSE_PARTITION_MAX, Worker, WorkerError, WorkerOptions};

@@ -6,11 +6,11 @@ use crate::{
 };
 use object_store::{ObjectStoreExt as _, path::Path};
 use snapshot_store::{
-    Lsn, Repository,
-    format::{Keys, Stored as _},
+    CertificateDraft, Lsn, NodeId, Repository, Timestamp,
+    format::{CertifiedSnapshot, Keys, PointerEntry, Stored as _, Unknown, VerifyLevel},
 };
 use snapshot_worker::{
-    agent::{RestoreError, RestoreOutcome},
+    agent::{Covering, RestoreError, RestoreOutcome, RestoreRequest},
     core::RestoreKind,
 };
 use std::sync::{Arc, atomic::Ordering};
@@ -245,4 +245,130 @@ async fn a_snapshot_that_was_evicted_meanwhile_is_not_called_damaged() {
     let restored = node.restored(&cluster, 10).await;
     assert_eq!((restored.lsn, restored.damaged), (Lsn::new(30), vec![]));
     assert_eq!(node.agent.replica(P).unwrap().damaged, vec![]);
+}
+
+/// Has an admin certify a trim up to the older of two snapshots, and leaves a pointer that was decided before: it names
+/// neither. Returns the two, newest first.
+async fn certified_and_evicted(cluster: &Cluster, store: &CountingStore) -> [PointerEntry; 2] {
+    let node = published_twice(cluster).await;
+    let snapshots: [PointerEntry; 2] = cluster.pointer().await.snapshots.try_into().unwrap();
+    node.publish(cluster, 30).await;
+    let mut pointer = cluster.pointer().await;
+    pointer.snapshots.truncate(1);
+    let admin = NodeId::new("admin").unwrap();
+    let certified = |entry: &PointerEntry| CertifiedSnapshot {
+        snapshot_id: entry.snapshot_id,
+        lsn: entry.lsn,
+        path: entry.path,
+        manifest_hash: entry.manifest_hash,
+        verified: VerifyLevel::Content,
+        verified_by: admin.clone(),
+        verified_at: Timestamp::default(),
+        unknown: Unknown::default(),
+    };
+    let draft = CertificateDraft {
+        cluster: cluster.record.cluster.clone(),
+        partition: P,
+        incarnation: cluster.incarnation(),
+        up_to: Lsn::new(10),
+        snapshots: snapshots.iter().map(certified).collect(),
+        issued_by: admin.clone(),
+    };
+    cluster.repository.write_certificate(draft).await.unwrap();
+    let key = Path::from(Keys::pointer(P));
+    store.put(&key, pointer.encode().into()).await.unwrap();
+    snapshots
+}
+
+async fn lose(store: &CountingStore, entry: &PointerEntry) {
+    let manifest = Path::from(Keys::manifest(P, &entry.path));
+    store.delete(&manifest).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_only_the_certificate_names_is_restored_when_the_pointers_snapshots_are_damaged() {
+    let (store, cluster) = Cluster::counted(4).await;
+    let [newer, older] = certified_and_evicted(&cluster, &store).await;
+    let newest = cluster.pointer().await.snapshots.remove(0);
+    let asked = store.reads("trim.json").len();
+    assert_eq!(cluster.node("b").restored(&cluster, 10).await.lsn, Lsn::new(30));
+    assert_eq!(store.reads("trim.json").len(), asked, "the pointer was enough");
+
+    lose(&store, &newest).await;
+    let node = cluster.node("c");
+    let restored = node.restored(&cluster, 10).await;
+    assert_eq!(
+        (restored.lsn, restored.damaged),
+        (Lsn::new(20), vec![newest.snapshot_id])
+    );
+    let status = node.agent.replica(P).unwrap();
+    assert_eq!(status.archived.unwrap().log_bytes, newer.log_bytes);
+    assert_eq!(status.damaged, vec![newest.snapshot_id]);
+
+    lose(&store, &newer).await;
+    let node = cluster.node("d");
+    let covering = RestoreRequest::new(cluster.incarnation(), Lsn::new(10), None);
+    let found = node.agent.covering(P, &covering).await.unwrap();
+    let expected = Covering::Snapshot {
+        snapshot_id: older.snapshot_id,
+        lsn: older.lsn,
+    };
+    assert_eq!(found, expected, "a rebuild relies on it as well");
+    assert_eq!(node.restored(&cluster, 10).await.lsn, Lsn::new(10));
+    let status = node.agent.replica(P).unwrap();
+    assert_eq!(status.damaged.len(), 2, "{:?}", status.damaged);
+
+    let (detail, any_damaged) = nothing_usable(cluster.node("e").restore(&cluster, 15).await);
+    assert!(any_damaged, "{detail}");
+    for said in [
+        format!("{} at 10 is below the trim point", older.snapshot_id),
+        format!("{} at 20 is damaged", newer.snapshot_id),
+        format!("{} at 30 is damaged", newest.snapshot_id),
+    ] {
+        assert!(detail.contains(&said), "{said:?} is missing in {detail}");
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_pointer_does_not_keep_a_replica_from_what_the_certificate_names() {
+    let (store, cluster) = Cluster::counted(4).await;
+    let snapshots = certified_and_evicted(&cluster, &store).await;
+    store.delete(&Path::from(Keys::pointer(P))).await.unwrap();
+    assert_eq!(cluster.node("b").restored(&cluster, 10).await.lsn, Lsn::new(20));
+    for entry in &snapshots {
+        lose(&store, entry).await;
+    }
+    let (detail, any_damaged) = nothing_usable(cluster.node("c").restore(&cluster, 10).await);
+    assert!(any_damaged, "{detail}");
+}
+
+#[tokio::test]
+async fn a_certified_snapshot_that_is_superseded_meanwhile_is_not_called_damaged() {
+    let (store, cluster) = Cluster::counted(4).await;
+    let [newer, _] = certified_and_evicted(&cluster, &store).await;
+    let certificate = cluster.repository.certificate(P).await.unwrap().unwrap().value;
+    let mut later = certificate.clone();
+    later.snapshots.retain(|named| named.lsn < newer.lsn);
+    // Nothing is retained until the manifest of the one at 20 is asked for: then it goes, as after a later trim.
+    store.delete(&Path::from(Keys::pointer(P))).await.unwrap();
+    store.arm(Surprise {
+        before_reading: Path::from(Keys::manifest(P, &newer.path)),
+        put: (Path::from(Keys::certificate(P)), later.encode()),
+    });
+    let node = cluster.node("b");
+    let restored = node.restored(&cluster, 10).await;
+    assert_eq!((restored.lsn, restored.damaged), (Lsn::new(10), vec![]));
+    assert_eq!(node.agent.replica(P).unwrap().damaged, vec![]);
+}
+
+#[tokio::test]
+async fn an_unreadable_certificate_is_named_where_nothing_else_helps() {
+    let (store, cluster) = Cluster::counted(4).await;
+    certified_and_evicted(&cluster, &store).await;
+    let key = Path::from(Keys::certificate(P));
+    store.put(&key, "{".into()).await.unwrap();
+    assert_eq!(cluster.node("b").restored(&cluster, 10).await.lsn, Lsn::new(30));
+    let error = cluster.node("c").restore(&cluster, 31).await.unwrap_err();
+    assert!(matches!(error, RestoreError::StoreUnusable { .. }), "{error}");
+    assert!(error.to_string().contains("1/trim.json"), "{error}");
 }

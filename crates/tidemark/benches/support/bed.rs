@@ -31,7 +31,7 @@ use std::{
 };
 use tempfile::TempDir;
 use tidemark::kv::{
-    machine::{KvMachine, encode},
+    machine::{KvMachine, PAIRS, encode},
     rules::{WRITE_BYTES_MAX, WRITE_OPERATIONS_MAX},
 };
 
@@ -53,21 +53,36 @@ pub(super) struct Bed {
     embedded: Option<EmbeddedLog>,
     workers: BTreeMap<usize, Worker>,
     seams: Seams,
-    folder: TempDir,
+    folder: PathBuf,
+    /// Removes the folder in the end, where it is the bed's own.
+    temporary: Option<TempDir>,
 }
 
 impl Bed {
     /// A cluster without replicas whose log lies in memory.
     #[allow(dead_code, reason = "not every benchmark needs both logs")]
     pub(super) async fn in_memory(seed: u64, repository: Repository) -> Self {
-        let log = MemoryLog::new();
-        Self::with_log(seed, repository, Arc::new(log.clone()), Arc::new(log), tempdir()).await
+        let (log, own) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+        let bed = Self::with_log(seed, repository, Arc::new(log.clone()), Arc::new(log), own.path()).await;
+        Bed {
+            temporary: Some(own),
+            ..bed
+        }
     }
 
     /// A cluster without replicas whose log is the embedded one.
     pub(super) async fn on_disk(seed: u64, repository: Repository) -> Self {
-        let folder = tempdir();
-        let log = EmbeddedLog::open(&folder.path().join("log"), EmbeddedOptions::default()).unwrap();
+        let own = tempfile::tempdir().unwrap();
+        let bed = Self::in_folder(seed, repository, own.path()).await;
+        Bed {
+            temporary: Some(own),
+            ..bed
+        }
+    }
+
+    /// The same with all it has in `folder`, which stays; goes on with what is there.
+    pub(super) async fn in_folder(seed: u64, repository: Repository, folder: &Path) -> Self {
+        let log = EmbeddedLog::open(&folder.join("log"), EmbeddedOptions::default()).unwrap();
         let bed = Self::with_log(
             seed,
             repository,
@@ -86,7 +101,7 @@ impl Bed {
         repository: Repository,
         log: Arc<dyn Log>,
         admin: Arc<dyn LogAdmin>,
-        folder: TempDir,
+        folder: &Path,
     ) -> Self {
         let spec = ClusterSpec {
             name: "bench".to_owned(),
@@ -112,7 +127,8 @@ impl Bed {
             embedded: None,
             workers: BTreeMap::new(),
             seams: Seams::real(),
-            folder,
+            folder: folder.to_owned(),
+            temporary: None,
         }
     }
 
@@ -154,7 +170,7 @@ impl Bed {
 
     /// The folder of a replica.
     pub(super) fn data_dir(&self, number: usize) -> PathBuf {
-        self.folder.path().join(format!("worker-{number}"))
+        self.folder.join(format!("worker-{number}"))
     }
 
     pub(super) fn handle(&self, number: usize) -> PartitionHandle {
@@ -234,6 +250,16 @@ impl Bed {
         })
     }
 
+    /// Reads `times` keys, drawn evenly: then the blocks that a replica keeps in memory are those of a service that is read.
+    #[allow(dead_code, reason = "not every benchmark reads")]
+    pub(super) fn read(&mut self, number: usize, keys: usize, times: usize) {
+        let view = self.handle(number).view().unwrap();
+        for _ in 0..times {
+            let key = key(self.rng.random_range(0..keys));
+            view.get(&PAIRS, key.as_bytes()).unwrap().unwrap();
+        }
+    }
+
     /// Makes a snapshot on a replica and returns it.
     pub(super) async fn publish(&self, number: usize) -> PublishedExport {
         let request = CreateSnapshot {
@@ -277,7 +303,7 @@ impl Bed {
         if let Some(log) = self.embedded {
             log.close().await;
         }
-        drop(self.folder);
+        drop(self.temporary);
     }
 }
 
@@ -285,11 +311,11 @@ impl Bed {
 pub(super) fn pair(rng: &mut StdRng, key: usize, value_bytes: usize) -> (String, Vec<u8>) {
     let mut value = vec![0; value_bytes];
     rng.fill(&mut value[..]);
-    (format!("key-{key:010}"), value)
+    (self::key(key), value)
 }
 
-fn tempdir() -> TempDir {
-    tempfile::tempdir().unwrap()
+fn key(number: usize) -> String {
+    format!("key-{number:010}")
 }
 
 /// The tables of a worker's states.

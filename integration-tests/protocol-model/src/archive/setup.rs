@@ -79,6 +79,7 @@ pub enum Mutation {
     DeletesWithoutIncarnation,
     SkipsTrimGap,
     RestoresUnverified,
+    RestoresByThePointerAlone,
     TrimsByStatus,
     ReportsBeforePointer,
     ReportsAfterLostRace,
@@ -441,6 +442,12 @@ pub fn mutants() -> Vec<Setup> {
             2,
             rotten,
             M::EvictsBeforeCertification,
+        ),
+        mutant(
+            "a restore looks at the pointer alone",
+            2,
+            rotten,
+            M::RestoresByThePointerAlone,
         ),
         mutant("trims before certifying", 2, rotten, M::TrimsBeforeCertifying),
         mutant(

@@ -139,8 +139,8 @@ pub(crate) struct State {
     pub(crate) claims: BTreeSet<(u8, u8)>,
     /// Snapshots that went without anybody's decision.
     pub(crate) lost: BTreeSet<u8>,
-    /// Whether a swap that was decided before a certificate was written has evicted what that one names.
-    pub(crate) raced: bool,
+    /// Whether a swap has evicted what its publisher knew to be certified.
+    pub(crate) evicted_knowingly: bool,
     pub(crate) spent: Spent,
 }
 
@@ -177,7 +177,7 @@ impl State {
             doomed: None,
             claims: BTreeSet::new(),
             lost: BTreeSet::new(),
-            raced: false,
+            evicted_knowingly: false,
             spent: Spent::default(),
         };
         if setup.start != Start::Empty {
@@ -221,20 +221,6 @@ impl State {
 
     pub(crate) fn directory(&self, id: u8) -> Option<&Directory> {
         self.directories.iter().find(|directory| directory.entry.id == id)
-    }
-
-    /// Returns whether the certificate in force rests on a snapshot that the pointer has and `next` has not.
-    pub(crate) fn evicts_certified(&self, next: &[Entry]) -> bool {
-        let certified = self
-            .certificate
-            .iter()
-            .flat_map(|certificate| &certificate.entries);
-        let named = |entry: &&Entry| {
-            self.latest
-                .as_ref()
-                .is_some_and(|latest| latest.entries.contains(entry))
-        };
-        certified.filter(named).any(|entry| !next.contains(entry))
     }
 
     pub(crate) fn remove_directory(&mut self, id: u8) {

@@ -9,14 +9,19 @@ use stateright::Property;
 pub(super) fn properties() -> Vec<Property<Archive>> {
     vec![
         Property::always(
-            "every trimmed record is covered by a snapshot that the pointer names",
-            covered,
+            "every trimmed record is covered by a sound snapshot that a restore finds",
+            found_by_restores,
         ),
         Property::always(
             "every trimmed record is covered by a sound snapshot in the store",
             |_, state: &State| {
                 state.log.trim == 0 || state.directories.iter().any(|found| covers(state, found))
             },
+        ),
+        // A restore would find it without the pointer. Copies, audits and people look there.
+        Property::always(
+            "no swap evicts what its publisher knows to be certified",
+            |_, state: &State| !state.evicted_knowingly,
         ),
         Property::always("the pointer never goes back", |_, state: &State| {
             let latest = state.latest.as_ref();
@@ -63,20 +68,15 @@ fn covers(state: &State, directory: &Directory) -> bool {
     directory.is_sound() && of_this_log && directory.entry.lsn >= state.log.trim
 }
 
-/// A restore falls back to a sound snapshot of the log's incarnation at or above the trim point. Two things are excused:
-/// the store lost the pointer, and the race between a swap and a certificate (`docs/testing.md`, Model): both leave the
-/// snapshot in the store, for an operator.
-fn covered(_: &Archive, state: &State) -> bool {
-    if state.log.trim == 0 || state.raced {
-        return true;
-    }
-    let Some(latest) = state.latest.as_ref() else {
-        return true;
-    };
-    latest.entries.iter().any(|entry| {
-        let found = state.directory(entry.id);
-        found.is_some_and(|found| found.entry == *entry && covers(state, found))
-    })
+/// Among what a worker without any state would try is a sound snapshot of the log's incarnation at or above the trim
+/// point.
+fn found_by_restores(model: &Archive, state: &State) -> bool {
+    let candidates = || model.candidates(state, None);
+    state.log.trim == 0
+        || candidates().iter().any(|entry| {
+            let found = state.directory(entry.id);
+            found.is_some_and(|found| found.entry == *entry && covers(state, found))
+        })
 }
 
 fn named_are_complete(_: &Archive, state: &State) -> bool {

@@ -165,7 +165,7 @@ impl Lineage {
             }
             Some(latest) => self
                 .product
-                .candidates(&latest, log.view(), applied)
+                .candidates(Some(&latest), None, log.view(), applied)
                 .first()
                 .copied(),
             None => None,

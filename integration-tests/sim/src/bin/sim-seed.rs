@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use clap::Parser;
 use rand::{SeedableRng, rngs::StdRng};
-use simulation::{Options, Plan, run};
+use simulation::{Options, Plan, Plant, run};
 use std::{fs::File, io::Write, path::PathBuf, process::ExitCode, time::Duration};
 
 /// Runs a simulated cluster through the storm that a seed stands for, and prints a report in JSON.
@@ -18,6 +18,9 @@ struct Args {
     /// Writes the trace into this file; equal runs write equal files.
     #[arg(long)]
     trace: Option<PathBuf>,
+    /// Plants a bug, to see whether it is found.
+    #[arg(long)]
+    plant: Option<Plant>,
     /// Prints what the nodes log, as a filter like `info` or `snapshot_worker=debug`.
     #[arg(long)]
     log: Option<String>,
@@ -27,12 +30,12 @@ fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     mad_turmoil::rand::set_rng(StdRng::seed_from_u64(args.seed));
     let _clocks = mad_turmoil::time::SimClocksGuard::init();
-    if let Some(filter) = &args.log {
-        tracing_subscriber::fmt()
-            .with_env_filter(filter.as_str())
-            .with_writer(std::io::stderr)
-            .init();
-    }
+    // Without a filter, too: setting this up uses randomness, and what is printed must not change the run.
+    tracing_subscriber::fmt()
+        .with_env_filter(args.log.as_deref().unwrap_or("off"))
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
     let plan = Plan::of_seed(args.seed);
     if args.trace.is_some() || args.log.is_some() {
         eprintln!("{plan:?}");
@@ -53,6 +56,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let options = Options {
         storm: Duration::from_secs(args.storm_seconds),
         disks: disks.path().to_owned(),
+        plant: args.plant,
         trace,
     };
     let report = run(plan, options)?;

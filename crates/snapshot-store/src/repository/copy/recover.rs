@@ -2,7 +2,7 @@
 //! in the same repository. [`plan_recovery`] decides; nothing is deleted.
 //!
 //! 1. Plan: read pointer and certificate, ask, and read the chosen snapshot through; a damaged one makes way for the next
-//!    older. Nothing is written. What is planned is shown to an operator before anything is done.
+//!    older, be it one that only the certificate names. Nothing is written. What is planned is shown to an operator before anything is done.
 //! 2. Copy the snapshot to a directory of the next generation (`place`). Incarnation and snapshot id follow from the
 //!    cluster, the partition, the generation and the chosen snapshot, so that a rerun that chooses the same one finds what
 //!    is there. A crash leaves a directory that nothing names.
@@ -34,7 +34,10 @@ use crate::{
         RegisteredLog, ReplaceRefusal, ReplicaClaim, may_replace_pointer, plan_recovery,
     },
     format::{Certificate, ClusterRecord, Keys, Manifest, Pointer, PointerEntry, Stored},
-    repository::{ForkPoint, error::StoreError},
+    repository::{
+        ForkPoint,
+        error::{ManifestError, StoreError},
+    },
     vocabulary::{ClusterIdentity, ContentHash, Incarnation, IncarnationId, PartitionId, SnapshotId},
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -146,6 +149,9 @@ impl Repository {
             planned.plan = plan;
         }
         planned
+            .passed_over
+            .sort_by_key(|found| std::cmp::Reverse(found.lsn));
+        planned
     }
 
     async fn plan_into(
@@ -174,6 +180,12 @@ impl Repository {
                 planned.passed_over.push(passed_over(latest, anomalies));
             }
         }
+        let certified = match (log, &pointer, &certificate) {
+            (None, Some(pointer), Some(certificate)) => {
+                self.unretained(pointer, certificate, planned).await?
+            }
+            _ => Vec::new(),
+        };
         loop {
             let recovery = plan_recovery(&RecoveryFacts {
                 cluster: &record.cluster,
@@ -181,6 +193,7 @@ impl Repository {
                 first: record.incarnations.get(&partition).copied(),
                 pointer: pointer.as_ref(),
                 certificate: certificate.as_ref(),
+                certified: &certified,
                 latest_origin: latest_origin.as_ref(),
                 damaged: &damaged,
                 log,
@@ -213,6 +226,29 @@ impl Repository {
                 RecoveryStep::Keep { .. } | RecoveryStep::Provision { .. } => return Ok(recovery),
             }
         }
+    }
+
+    /// Returns what `certificate` names and `pointer` does not: one GET each. Those whose manifests cannot be had are passed
+    /// over.
+    async fn unretained(
+        &self,
+        pointer: &Pointer,
+        certificate: &Certificate,
+        planned: &mut PlannedRecovery,
+    ) -> Result<Vec<PointerEntry>, StoreError> {
+        let mut entries = Vec::new();
+        for snapshot in certificate.unretained(Some(pointer)) {
+            match self.certified_entry(certificate, snapshot).await {
+                Ok(entry) => entries.push(entry),
+                Err(ManifestError::Store(error)) => return Err(error),
+                Err(ManifestError::Damaged(anomaly)) => planned.passed_over.push(PassedOver {
+                    snapshot_id: snapshot.snapshot_id,
+                    lsn: snapshot.lsn,
+                    anomalies: vec![anomaly],
+                }),
+            }
+        }
+        Ok(entries)
     }
 
     /// Does what was planned about a partition, steps 2 and 3 of the module's header, and returns where its log begins: at

@@ -88,6 +88,9 @@ pub trait StateStore: Send + Sync + 'static {
 /// A pair as stored.
 pub type StoredPair = (Box<[u8]>, Box<[u8]>);
 
+/// What pairs are shown to, by key and value; its error ends the visit.
+pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<(), StateError>;
+
 /// A state that stands still.
 pub trait StateSnapshot: Send + Sync {
     /// Returns the value stored under `key`.
@@ -98,6 +101,19 @@ pub trait StateSnapshot: Send + Sync {
 
     /// Returns all pairs from `from` on, in key order, and ends after the first error.
     fn scan<'a>(&'a self, from: &[u8]) -> Box<dyn Iterator<Item = Result<StoredPair, StateError>> + 'a>;
+
+    /// Shows all pairs to `visit`, in key order, and ends after the first error: its own, or the state's. An engine
+    /// that need not copy each pair for that has an implementation of its own.
+    ///
+    /// # Errors
+    /// When the state cannot be read, and what `visit` returns.
+    fn visit(&self, visit: Visit<'_>) -> Result<(), StateError> {
+        for pair in self.scan(&[]) {
+            let (key, value) = pair?;
+            visit(&key, &value)?;
+        }
+        Ok(())
+    }
 }
 
 /// Reads the metadata; `None` for a state that was created and never written.
@@ -116,13 +132,12 @@ pub(super) fn digest(
     let mut digest = PairDigest::new();
     // Each keyspace but the first is announced, also when it holds nothing.
     let mut upcoming = keyspaces.iter().map(|space| space.prefix).skip(1).peekable();
-    for pair in snapshot.scan(&[]) {
-        let (key, value) = pair?;
+    snapshot.visit(&mut |key, value| {
         let Some((&prefix, key)) = key.split_first() else {
             return Err(StateError::Corrupt("the state holds an empty key".to_owned()));
         };
         if prefix == 0 {
-            continue;
+            return Ok(());
         }
         if keyspaces.iter().all(|space| space.prefix != prefix) {
             return Err(StateError::Corrupt(format!(
@@ -132,8 +147,9 @@ pub(super) fn digest(
         while let Some(next) = upcoming.next_if(|next| *next <= prefix) {
             digest.next_keyspace(next);
         }
-        digest.pair(key, &value);
-    }
+        digest.pair(key, value);
+        Ok(())
+    })?;
     for next in upcoming {
         digest.next_keyspace(next);
     }

@@ -3,10 +3,10 @@
 //! Block cache, write buffers and threads are shared by all databases of a node, so that hundreds of partitions
 //! stay within one budget.
 
-use super::{Changes, StateEngine, StateError, StateSnapshot, StateStore, StoredPair};
+use super::{Changes, StateEngine, StateError, StateSnapshot, StateStore, StoredPair, Visit};
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, Direction, Env, ErrorKind, IteratorMode, LogLevel,
-    Options, ReadOptions, Snapshot, WriteBatch, WriteBufferManager, checkpoint::Checkpoint,
+    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, Direction, Env, ErrorKind, IteratorMode,
+    LogLevel, Options, ReadOptions, Snapshot, WriteBatch, WriteBufferManager, checkpoint::Checkpoint,
 };
 use std::{path::Path, sync::Arc};
 
@@ -52,9 +52,18 @@ const NO_SPACE: &[&str] = &["No space left on device", "Disk quota exceeded"];
 /// Files that RocksDB sets aside for itself from the number of files it may open.
 const OTHER_FILES: u32 = 10;
 
+/// What is read at once by a scan, and the memory for indexes of the tables it reads.
+const SCAN_AHEAD_BYTES: usize = 1 << 20;
+const SCAN_CACHE_BYTES: usize = 8 << 20;
+/// Tables that a scan keeps open: it reads one after the other on each level.
+const SCAN_TABLES_OPEN: i32 = 64;
+
 /// Opens RocksDB databases that share memory and threads.
 pub struct RocksEngine {
+    /// Of states that are written.
     options: Options,
+    /// Of states that are read through once: they take no room from the blocks that others read again.
+    read_once: Options,
 }
 
 impl RocksEngine {
@@ -70,10 +79,7 @@ impl RocksEngine {
         // No stall: a partition that writes too much must not hold up its neighbours.
         let buffers = WriteBufferManager::new_write_buffer_manager(options.write_buffers_bytes, false);
 
-        let mut blocks = BlockBasedOptions::default();
-        blocks.set_block_cache(&Cache::new_lru_cache(options.block_cache_bytes));
-        blocks.set_cache_index_and_filter_blocks(true);
-        blocks.set_bloom_filter(10.0, false);
+        let blocks = blocks_in(options.block_cache_bytes);
 
         let mut database = Options::default();
         database.create_if_missing(true);
@@ -86,7 +92,8 @@ impl RocksEngine {
         database.set_max_bytes_for_level_base(BASE_LEVEL_BYTES);
         database.set_max_background_jobs(2);
         let files = options.tables_open_max.saturating_add(OTHER_FILES);
-        database.set_max_open_files(i32::try_from(files).unwrap_or(i32::MAX));
+        let files = i32::try_from(files).unwrap_or(i32::MAX);
+        database.set_max_open_files(files);
         database.set_max_manifest_file_size(MANIFEST_BYTES_MAX);
         // Of hundreds of databases, each would wake up to write statistics that nobody reads.
         database.set_stats_dump_period_sec(0);
@@ -94,8 +101,25 @@ impl RocksEngine {
         database.set_keep_log_file_num(1);
         database.set_log_level(LogLevel::Warn);
         database.set_block_based_table_factory(&blocks);
-        Ok(RocksEngine { options: database })
+
+        let mut read_once = database.clone();
+        read_once.set_block_based_table_factory(&blocks_in(SCAN_CACHE_BYTES));
+        read_once.set_max_open_files(files.min(SCAN_TABLES_OPEN));
+        read_once.set_skip_stats_update_on_db_open(true);
+        Ok(RocksEngine {
+            options: database,
+            read_once,
+        })
     }
+}
+
+/// How tables are laid out, and a cache of their blocks.
+fn blocks_in(cache_bytes: usize) -> BlockBasedOptions {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(&Cache::new_lru_cache(cache_bytes));
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_bloom_filter(10.0, false);
+    blocks
 }
 
 impl StateEngine for RocksEngine {
@@ -105,7 +129,7 @@ impl StateEngine for RocksEngine {
     }
 
     fn open_read_only(&self, dir: &Path) -> Result<Box<dyn StateSnapshot>, StateError> {
-        let database = DB::open_for_read_only(&self.options, dir, false)?;
+        let database = DB::open_for_read_only(&self.read_once, dir, false)?;
         Ok(Box::new(ReadOnly(database)))
     }
 }
@@ -164,6 +188,10 @@ impl StateSnapshot for Pinned {
         let pairs = self.borrow_dependent().iterator_opt(mode, scan_options());
         Box::new(pairs.map(|pair| pair.map_err(StateError::from)))
     }
+
+    fn visit(&self, visit: Visit<'_>) -> Result<(), StateError> {
+        visit_all(self.borrow_dependent().raw_iterator_opt(visit_options()), visit)
+    }
 }
 
 struct ReadOnly(DB);
@@ -181,6 +209,19 @@ impl StateSnapshot for ReadOnly {
                 .map(|pair| pair.map_err(StateError::from)),
         )
     }
+
+    fn visit(&self, visit: Visit<'_>) -> Result<(), StateError> {
+        visit_all(self.0.raw_iterator_opt(visit_options()), visit)
+    }
+}
+
+fn visit_all(mut pairs: DBRawIterator<'_>, visit: Visit<'_>) -> Result<(), StateError> {
+    pairs.seek_to_first();
+    while let Some((key, value)) = pairs.item() {
+        visit(key, value)?;
+        pairs.next();
+    }
+    Ok(pairs.status()?)
 }
 
 /// A scan reads everything once: it checks every block and leaves the cache to those who read again.
@@ -188,6 +229,13 @@ fn scan_options() -> ReadOptions {
     let mut options = ReadOptions::default();
     options.set_verify_checksums(true);
     options.fill_cache(false);
+    options
+}
+
+/// The same for all pairs: what lies ahead is wanted for certain.
+fn visit_options() -> ReadOptions {
+    let mut options = scan_options();
+    options.set_readahead_size(SCAN_AHEAD_BYTES);
     options
 }
 

@@ -87,9 +87,7 @@ impl Archive {
             Step::LandPointer(place) => {
                 let (expected, latest) = state.late_latest.iter().nth(place)?.clone();
                 state.late_latest.remove(&(expected, latest.clone()));
-                let races = state.evicts_certified(&latest.entries);
-                let swapped = self.put_latest(state, expected, latest);
-                state.raced |= swapped && races;
+                self.put_latest(state, expected, latest);
             }
             Step::LandCertificate(place) => {
                 let (expected, certificate): (u8, Certified) =

@@ -51,10 +51,14 @@ impl Archive {
     /// One look at the log, by `next_step`.
     pub(super) fn follow(&self, state: &mut State, number: usize) -> Option<()> {
         let log = state.log;
-        let latest = state.latest.clone();
+        let local = state.workers[number].local;
+        let next = next_step(local.map(|local| (local.inc, local.applied)), log);
+        let candidates = match next {
+            Next::Restore => self.candidates(state, local.map(|local| local.applied)),
+            Next::Compare | Next::ReadOn | Next::SetAside | Next::Blocked => Vec::new(),
+        };
         let worker = &mut state.workers[number];
-        let local = worker.local.as_mut().map(|local| (local.inc, local.applied));
-        match next_step(local, log) {
+        match next {
             Next::Compare | Next::ReadOn => {
                 let local = worker.local.as_mut()?;
                 if local.applied >= log.last {
@@ -78,11 +82,9 @@ impl Archive {
                 if worker.phase != Phase::Idle {
                     return None;
                 }
-                let applied = local.map(|(_, applied)| applied);
-                let candidates = latest.map(|latest| self.product.candidates(&latest, log, applied));
-                match candidates.filter(|found| !found.is_empty()) {
-                    Some(candidates) => worker.phase = Phase::Restoring { candidates },
-                    None if worker.local.is_none() && may_replay_from_first(log) => {
+                match candidates.as_slice() {
+                    [_, ..] => worker.phase = Phase::Restoring { candidates },
+                    [] if worker.local.is_none() && may_replay_from_first(log) => {
                         worker.local = Some(Local {
                             inc: log.inc,
                             applied: 0,
@@ -90,7 +92,7 @@ impl Archive {
                             sound: true,
                         });
                     }
-                    None => return None,
+                    [] => return None,
                 }
             }
             Next::SetAside => {
@@ -103,6 +105,14 @@ impl Archive {
             Next::Blocked => return None,
         }
         Some(())
+    }
+
+    /// What a restore tries, best first, by `restore_candidates`.
+    pub(in crate::archive) fn candidates(&self, state: &State, applied: Option<u8>) -> Vec<Entry> {
+        let ignored = self.breaks(Mutation::RestoresByThePointerAlone);
+        let certificate = state.certificate.as_ref().filter(|_| !ignored);
+        self.product
+            .candidates(state.latest.as_ref(), certificate, state.log, applied)
     }
 
     /// Takes a checkpoint and begins an attempt, if the pointer does not cover it already.
@@ -247,10 +257,13 @@ impl Archive {
         };
         let expected = latest.as_ref().map_or(0, |latest| latest.version);
         let next = self.next_latest(latest.as_ref(), certificate.as_ref(), upload.entry);
-        let stale = certificate != state.certificate;
-        let races = stale && state.evicts_certified(&next.entries);
+        let certified = certificate.iter().flat_map(|known| &known.entries);
+        let retained = |entry: &&Entry| latest.as_ref().is_some_and(|read| read.entries.contains(entry));
+        let evicts = certified
+            .filter(retained)
+            .any(|entry| !next.entries.contains(entry));
         let swapped = self.put_latest(state, expected, next);
-        state.raced |= swapped && races;
+        state.evicted_knowingly |= swapped && evicts;
         let done = swapped || self.breaks(Mutation::ReportsAfterLostRace);
         if done {
             self.claim(state, upload.entry);
@@ -321,7 +334,7 @@ impl Archive {
                 });
                 Phase::Idle
             }
-            // None left: the pointer is read again at the next look.
+            // None left: pointer and certificate are read again at the next look.
             None if rest.is_empty() => Phase::Idle,
             None => Phase::Restoring {
                 candidates: rest.to_vec(),

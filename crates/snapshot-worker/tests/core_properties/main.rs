@@ -1,12 +1,16 @@
 //! What holds for the worker's decisions whatever they are given.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod requests;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use snapshot_store::{
     ClusterIdentity, ContentHash, Entropy, Fingerprint, Incarnation, IncarnationId, LeaderEpoch, Leadership,
     Lineage, Lsn, NodeId, PartitionId, RecordHash, ReplicaRole, SnapshotId, Timestamp, WriteId,
-    format::{Pointer, PointerEntry, SnapshotDirectory, Unknown},
+    format::{
+        Certificate, CertifiedSnapshot, Pointer, PointerEntry, SnapshotDirectory, Unknown, VerifyLevel,
+    },
 };
 use snapshot_worker::core::{
     LedBody, LocalFacts, LogFacts, Record, RestoreNeed, StartStep, may_replay_from_first, next_step,
@@ -97,6 +101,37 @@ fn pointers() -> impl Strategy<Value = Pointer> {
     })
 }
 
+/// Certificates whose snapshots are, by their numbers, partly those of [`pointers`].
+fn certificates() -> impl Strategy<Value = Certificate> {
+    let snapshots = prop::collection::btree_map(1u64..9, lsns(), 0..4);
+    (pointers(), incarnations(), snapshots).prop_map(|(owner, incarnation, found)| Certificate {
+        cluster: owner.cluster,
+        partition: owner.partition,
+        incarnation,
+        write_id: owner.write_id,
+        up_to: Lsn::ZERO,
+        snapshots: found
+            .into_iter()
+            .map(|(number, lsn)| {
+                let entry = entry(number, incarnation, lsn);
+                CertifiedSnapshot {
+                    snapshot_id: entry.snapshot_id,
+                    lsn,
+                    path: entry.path,
+                    manifest_hash: entry.manifest_hash,
+                    verified: VerifyLevel::Content,
+                    verified_by: entry.node,
+                    verified_at: Timestamp::default(),
+                    unknown: Unknown::default(),
+                }
+            })
+            .collect(),
+        issued_by: NodeId::new("a").unwrap(),
+        issued_at: Timestamp::default(),
+        unknown: Unknown::default(),
+    })
+}
+
 fn records() -> impl Strategy<Value = Record> {
     let bodies = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..40).prop_map(|bytes| LedBody::Command(bytes.into())),
@@ -159,10 +194,11 @@ proptest! {
     }
 
     /// What is restored covers the gap, is of the log's own incarnation and adds something; nothing else is left out; and
-    /// nothing of a foreign pointer is taken.
+    /// nothing of a foreign pointer or certificate is taken. No snapshot is tried for both.
     #[test]
     fn exactly_what_helps_is_a_candidate(
-        pointer in pointers(),
+        pointer in prop::option::of(pointers()),
+        certificate in prop::option::of(certificates()),
         incarnation in incarnations(),
         trim_point in lsns(),
         applied_lsn in prop::option::of(lsns()),
@@ -177,28 +213,50 @@ proptest! {
             applied_lsn,
             damaged: &damaged,
         };
-        let owned = pointer.cluster.fingerprint == OURS && pointer.partition == P;
-        let conflict = |entry: &PointerEntry| entry.incarnation.compared_to(&incarnation) == Lineage::Conflict;
-        let usable = owned && !pointer.snapshots.iter().any(conflict);
-        let Ok(found) = restore_candidates(&pointer, &need) else {
+        let ours = |cluster: &ClusterIdentity, partition| cluster.fingerprint == OURS && partition == P;
+        let conflict = |found: Incarnation| found.compared_to(&incarnation) == Lineage::Conflict;
+        let retained: Vec<PointerEntry> = pointer.iter().flat_map(|pointer| pointer.snapshots.clone()).collect();
+        let unretained: Vec<(Incarnation, SnapshotId, Lsn)> = certificate
+            .iter()
+            .flat_map(|certificate| {
+                let named = certificate.snapshots.iter();
+                named.map(|named| (certificate.incarnation, named.snapshot_id, named.lsn))
+            })
+            .filter(|(_, id, _)| !retained.iter().any(|entry| entry.snapshot_id == *id))
+            .collect();
+        let usable = pointer.as_ref().is_none_or(|pointer| ours(&pointer.cluster, pointer.partition))
+            && certificate.as_ref().is_none_or(|found| ours(&found.cluster, found.partition))
+            && !retained.iter().any(|entry| conflict(entry.incarnation))
+            && !unretained.iter().any(|(found, ..)| conflict(*found));
+        let Ok(found) = restore_candidates(pointer.as_ref(), certificate.as_ref(), &need) else {
             prop_assert!(!usable);
             return Ok(());
         };
         prop_assert!(usable);
-        let helps = |entry: &&PointerEntry| {
-            entry.incarnation == incarnation
-                && entry.lsn >= trim_point
-                && applied_lsn.is_none_or(|applied| entry.lsn > applied)
+        let helps = |found: Incarnation, lsn: Lsn| {
+            found == incarnation && lsn >= trim_point && applied_lsn.is_none_or(|applied| lsn > applied)
         };
-        let expected: BTreeSet<SnapshotId> =
-            pointer.snapshots.iter().filter(helps).map(|entry| entry.snapshot_id).collect();
+        let expected: BTreeSet<SnapshotId> = retained
+            .iter()
+            .filter(|entry| helps(entry.incarnation, entry.lsn))
+            .map(|entry| entry.snapshot_id)
+            .collect();
         let chosen: BTreeSet<SnapshotId> = found.entries.iter().map(|entry| entry.snapshot_id).collect();
         prop_assert_eq!(&chosen, &expected);
-        prop_assert_eq!(found.entries.len() + found.passed_over.len(), pointer.snapshots.len());
-        for pair in found.entries.windows(2) {
-            let rank = |entry: &PointerEntry| (damaged.contains(&entry.snapshot_id), std::cmp::Reverse(entry.lsn));
-            prop_assert!(rank(&pair[0]) <= rank(&pair[1]), "the damaged last, the newest first");
-        }
+        let expected: BTreeSet<SnapshotId> =
+            unretained.iter().filter(|(found, _, lsn)| helps(*found, *lsn)).map(|(_, id, _)| *id).collect();
+        let chosen: BTreeSet<SnapshotId> = found.certified.iter().map(|named| named.snapshot_id).collect();
+        prop_assert_eq!(&chosen, &expected);
+        prop_assert_eq!(
+            found.entries.len() + found.certified.len() + found.passed_over.len(),
+            retained.len() + unretained.len()
+        );
+        let rank = |id, lsn| (damaged.contains(&id), std::cmp::Reverse(lsn));
+        let ranks = [
+            found.entries.iter().map(|entry| rank(entry.snapshot_id, entry.lsn)).collect::<Vec<_>>(),
+            found.certified.iter().map(|named| rank(named.snapshot_id, named.lsn)).collect(),
+        ];
+        prop_assert!(ranks.iter().all(|ranks| ranks.is_sorted()), "the damaged last, the newest first");
     }
 
     #[test]
