@@ -55,7 +55,10 @@ impl Nats {
     /// Waits until the log that the cases make has a leader again.
     async fn until_led(&self) {
         let deadline = tokio::time::Instant::now() + READY_MAX;
-        while let Err(LogError::Unavailable { detail, .. }) = self.worker.info(PartitionId::new(0)).await {
+        // Not for its state: one that is being copied here shows that to nobody.
+        while let Err(LogError::Unavailable { detail, .. }) =
+            self.worker.registration(PartitionId::new(0)).await
+        {
             assert!(
                 tokio::time::Instant::now() < deadline,
                 "the log has no leader: {detail}"
