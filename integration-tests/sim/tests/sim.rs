@@ -70,7 +70,6 @@ const SOMETIMES: &[&str] = &[
     "tidemark_worker_blocked_total{reason=log-incarnation}",
     "tidemark_worker_blocked_total{reason=log-regressed}",
     "tidemark_worker_blocked_total{reason=log-unavailable}",
-    "tidemark_worker_blocked_total{reason=no-covering-snapshot}",
     "tidemark_worker_blocked_total{reason=state-version}",
     "tidemark_worker_blocked_total{reason=store-unavailable}",
     "tidemark_worker_blocked_total{reason=store-unusable}",

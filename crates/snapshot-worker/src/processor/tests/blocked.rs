@@ -9,8 +9,8 @@ use crate::{
     processor::{PartitionHandle, ProposeError},
 };
 use object_store::{ObjectStoreExt, path::Path};
-use partition_log::Log;
-use snapshot_store::Lsn;
+use partition_log::{Log, LogMove, Passage};
+use snapshot_store::{Lsn, WriteId};
 use std::sync::Arc;
 
 async fn until_blocked(handle: &PartitionHandle, expected: BlockedReason) -> ReplicaStatus {
@@ -106,6 +106,27 @@ async fn a_running_leader_notices_that_the_log_lost_records() {
     let refused = leader.propose(commands(&["a=1"])).await;
     assert!(refused.is_err());
     until_blocked(&leader, BlockedReason::LogRegressed).await;
+}
+
+#[tokio::test]
+async fn a_log_that_moved_blocks_and_says_where_it_lives() {
+    let bed = Bed::new().await;
+    let (_w1, leader) = bed.leader("w1").await;
+    let last = write(&leader, 20).await;
+    let id: WriteId = "00000000000000000000000001".parse().unwrap();
+    let to = "nats://elsewhere".to_owned();
+    let leaving = Passage::Leaving { id, to: to.clone() };
+    let left = Passage::Left { id, to: to.clone() };
+    for (from, to) in [(None, leaving.clone()), (Some(leaving), left)] {
+        let changed = bed
+            .log
+            .change_passage(P0, bed.incarnation, from, Some(to.clone()));
+        assert_eq!(changed.await.unwrap(), Some(to));
+    }
+    assert!(leader.propose(commands(&["a=1"])).await.is_err());
+    let status = until_blocked(&leader, BlockedReason::LogMoved).await;
+    assert_eq!(status.applied_lsn, Some(last));
+    assert!(format!("{:?}", status.state).contains(&to), "{:?}", status.state);
 }
 
 #[tokio::test]
