@@ -2,7 +2,7 @@
 //! trimmed above the guard, and a pause outlives both. And one whose policy changes while it runs.
 
 use anyhow::{Context, ensure};
-use integration_tests::{SecondAdmin, TestCluster, bucket::check_trim_point, replicas::log_info};
+use integration_tests::{SecondAdmin, SingleNode, TestCluster, bucket::check_trim_point, replicas::log_info};
 use rustix::process::{Pid, Signal, kill_process};
 use snapshot_proto::v1::{
     AdminLease, ClusterStatus, GetClusterStatusRequest, PauseRequest, PolicyState,
