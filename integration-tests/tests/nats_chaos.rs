@@ -196,6 +196,18 @@ async fn killing_servers_workers_and_admins_at_any_moment_loses_no_acknowledged_
         everything.check_trims().await.context(context)?;
     }
 
+    // On a busy machine few rounds are over before the first trim.
+    wait_for("a log to be trimmed", WITHIN, async || {
+        match everything
+            .check_trims()
+            .await
+            .map_err(|error| format!("{error:#}"))?
+        {
+            0 => Err(format!("{} acknowledged", load.acknowledged())),
+            _ => Ok(()),
+        }
+    })
+    .await?;
     let written = load.finish().await?;
     everything.cluster.until_healthy(WITHIN).await?;
     settled_on(
@@ -209,8 +221,7 @@ async fn killing_servers_workers_and_admins_at_any_moment_loses_no_acknowledged_
         let held = content(everything.cluster.endpoints(), worker, PARTITIONS).await?;
         check_content(&held, &written).with_context(|| format!("on worker {worker}, seed {seed}"))?;
     }
-    let trimmed = everything.check_trims().await?;
-    ensure!(trimmed > 0, "no log was trimmed, so nothing was shown");
+    everything.check_trims().await?;
     everything.kill(Victim::SecondAdmin)?;
     everything.cluster.finish()
 }
