@@ -34,22 +34,32 @@ pub async fn settled(
     partitions: u32,
     within: Duration,
 ) -> anyhow::Result<BTreeMap<u32, DigestReply>> {
+    settled_by(endpoints, partitions, within, async |partition| {
+        Ok(log_info(endpoints, partition).await?.tail)
+    })
+    .await
+}
+
+/// The same for logs of any engine: `tail` tells where the log of a partition ends.
+///
+/// # Errors
+/// When they do not get there in time, or differ.
+pub async fn settled_by(
+    endpoints: &Endpoints,
+    partitions: u32,
+    within: Duration,
+    tail: impl AsyncFn(u32) -> anyhow::Result<u64>,
+) -> anyhow::Result<BTreeMap<u32, DigestReply>> {
     let mut settled = BTreeMap::new();
     for partition in 0..partitions {
         let what = format!("all replicas of partition {partition} to be at the tail");
         let replies = wait_for(&what, within, async || {
-            let tail = log_info(endpoints, partition)
-                .await
-                .map_err(|error| error.to_string())?
-                .tail;
-            let replies = digests(endpoints, partition)
-                .await
-                .map_err(|error| error.to_string())?;
-            let lsns: Vec<u64> = replies.iter().map(|reply| reply.lsn).collect();
-            if lsns.iter().all(|lsn| lsn + 1 == tail) {
-                Ok(replies)
-            } else {
-                Err(format!("{lsns:?}, tail {tail}"))
+            let tail = tail(partition).await.map_err(|error| format!("{error:#}"))?;
+            let replies = digests(endpoints, partition).await;
+            let replies = replies.map_err(|error| format!("{error:#}"))?;
+            match replies.iter().all(|reply| reply.lsn + 1 == tail) {
+                true => Ok(replies),
+                false => Err(format!("tail {tail}, {replies:?}")),
             }
         })
         .await?;

@@ -5,6 +5,7 @@ use anyhow::{Context, ensure};
 use integration_tests::{
     TestCluster,
     bucket::{BucketPartition, check_trim_point},
+    copy_folder,
     replicas::{log_info, settled},
     scrape,
 };
@@ -14,10 +15,7 @@ use snapshot_proto::{
 };
 use snapshot_store::{LeaderEpoch, Leadership, NodeId, PartitionId};
 use snapshot_worker::core::{LedBody, Record};
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 use tidemark::{
     cluster::{Node, Settings, wait_for},
     kv::KvClient,
@@ -262,19 +260,6 @@ async fn snapshots_that_vanish_or_change_are_found_held_and_healed_on_busy_and_i
     ensure!(said.contains("Audit: every partition was looked at"), "{said}");
     settled(cluster.endpoints(), 2, WITHIN).await?;
     cluster.finish()
-}
-
-fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        match entry.file_type()?.is_dir() {
-            true => copy_folder(&entry.path(), &target)?,
-            false => std::fs::copy(entry.path(), target).map(drop)?,
-        }
-    }
-    Ok(())
 }
 
 /// Appends records that no term counts, so that only hashes remember them; returns the LSN of the last one.

@@ -5,21 +5,18 @@ use anyhow::{Context, ensure};
 use futures::future::try_join_all;
 use integration_tests::{
     TestCluster, binary,
-    replicas::{content, digests, settled},
+    on_nats::{login, reconfigure, settled_on},
+    replicas::{content, settled},
 };
 use partition_log::{
     AppendError, Log, LogAdmin, LogError, LogInfo,
     conformance::{NatsServers, NatsUser},
-    nats::{NatsCredentials, NatsLog},
     remote::{RemoteLog, RemoteLogAdmin},
 };
 use serde_json::Value;
-use snapshot_proto::kv::DigestReply;
 use snapshot_store::{Lsn, PartitionId};
 use std::{
-    collections::BTreeMap,
     net::SocketAddr,
-    path::{Path, PathBuf},
     process::Stdio,
     sync::{
         Arc,
@@ -148,53 +145,6 @@ async fn kill_half_way(from: &str, to: &[&str]) -> anyhow::Result<()> {
     Ok(stuck?)
 }
 
-/// Lets a node's configuration name NATS, with the credentials of its role.
-fn reconfigure(path: &Path, servers: &NatsServers, login: &Path) -> anyhow::Result<()> {
-    let mut config: toml::Table = std::fs::read_to_string(path)?.parse()?;
-    let urls = (0..servers.count()).map(|index| toml::Value::String(servers.url(index)));
-    let mut nats = toml::Table::new();
-    nats.insert("servers".to_owned(), toml::Value::Array(urls.collect()));
-    nats.insert("login".to_owned(), login.display().to_string().into());
-    let mut log = toml::Table::new();
-    log.insert("engine".to_owned(), "nats".into());
-    log.insert("nats".to_owned(), toml::Value::Table(nats));
-    config.insert("log".to_owned(), toml::Value::Table(log));
-    std::fs::write(path, config.to_string())?;
-    Ok(())
-}
-
-/// Writes the login of a user to a file.
-fn login(servers: &NatsServers, user: NatsUser, folder: &Path) -> anyhow::Result<PathBuf> {
-    let NatsCredentials::Password { user, password } = servers.options(user).credentials else {
-        anyhow::bail!("the servers of tests have passwords");
-    };
-    let path = folder.join(format!("{user}.login"));
-    std::fs::write(&path, format!("{user}:{password}\n"))?;
-    Ok(path)
-}
-
-/// Waits until every replica has applied what NATS has, and returns what they are then.
-async fn settled_on(cluster: &TestCluster, log: &NatsLog) -> anyhow::Result<BTreeMap<u32, DigestReply>> {
-    let mut settled = BTreeMap::new();
-    for partition in 0..PARTITIONS {
-        let what = format!("all replicas of partition {partition} to be at the tail");
-        let replies = wait_for(&what, WITHIN, async || {
-            let info = log.info(PartitionId::new(partition)).await;
-            let tail = info.map_err(|error| error.to_string())?.tail.get();
-            let replies = digests(cluster.endpoints(), partition).await;
-            let replies = replies.map_err(|error| format!("{error:#}"))?;
-            match replies.iter().all(|reply| reply.lsn + 1 == tail) {
-                true => Ok(replies),
-                false => Err(format!("tail {tail}, {replies:?}")),
-            }
-        })
-        .await?;
-        ensure!(replies.iter().all(|reply| *reply == replies[0]), "{replies:?}");
-        settled.insert(partition, replies[0].clone());
-    }
-    Ok(settled)
-}
-
 /// The old log refuses everything, and says where to go.
 async fn check_left(from: &str, infos: &[LogInfo], to: &str) -> anyhow::Result<()> {
     let (log, admin) = (
@@ -310,7 +260,7 @@ async fn a_cluster_with_data_moves_to_nats_and_is_what_it_was() -> anyhow::Resul
     }
     let log = servers.connect(NatsUser::Admin).await;
     ensure!(
-        settled_on(&cluster, &log).await? == before,
+        settled_on(&log, cluster.endpoints(), PARTITIONS, WITHIN).await? == before,
         "a replica is not what it was"
     );
 
@@ -322,7 +272,7 @@ async fn a_cluster_with_data_moves_to_nats_and_is_what_it_was() -> anyhow::Resul
     cluster.stop(Node::Worker(1)).await?;
     cluster.wipe(Node::Worker(1))?;
     cluster.start(Node::Worker(1)).await?;
-    settled_on(&cluster, &log).await?;
+    settled_on(&log, cluster.endpoints(), PARTITIONS, WITHIN).await?;
     let pairs = content(cluster.endpoints(), 1, PARTITIONS).await?;
     for key in ["kept-99", "large-799", "after-59"] {
         ensure!(pairs.contains_key(key.as_bytes()), "{key} is missing");

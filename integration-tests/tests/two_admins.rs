@@ -2,7 +2,7 @@
 //! trimmed above the guard, and a pause outlives both. And one whose policy changes while it runs.
 
 use anyhow::{Context, ensure};
-use integration_tests::{SingleNode, TestCluster, bucket::check_trim_point, replicas::log_info};
+use integration_tests::{SecondAdmin, SingleNode, TestCluster, bucket::check_trim_point, replicas::log_info};
 use rustix::process::{Pid, Signal, kill_process};
 use snapshot_proto::v1::{
     AdminLease, ClusterStatus, GetClusterStatusRequest, PauseRequest, PolicyState,
@@ -64,29 +64,6 @@ async fn until_paused(url: &str) -> anyhow::Result<()> {
     .await?;
     ensure!(paused.detail.contains("it must outlive both"), "{paused:?}");
     Ok(())
-}
-
-/// A second admin like the first one, under another name and at other ports.
-fn second_admin(cluster: &TestCluster, ports: &PortBlock) -> anyhow::Result<(SingleNode, String)> {
-    let listen = format!("127.0.0.1:{}", ports.port(0));
-    let first = cluster.endpoints();
-    let text = std::fs::read_to_string(cluster.config_path(Node::Admin))?
-        .replace(&first.url(Node::Admin)["http://".len()..], &listen)
-        .replace(
-            first.metrics_address(Node::Admin),
-            &format!("127.0.0.1:{}", ports.port(1)),
-        )
-        .replace("\"admin-1\"", "\"admin-2\"");
-    let config = cluster.config_path(Node::Admin).with_file_name("admin-2.toml");
-    std::fs::write(&config, text)?;
-    let arguments = [
-        "admin",
-        "--config",
-        &config.to_string_lossy(),
-        "--exit-on-stdin-close",
-    ];
-    let log = cluster.log_path(Node::Admin).with_file_name("admin-2.log");
-    Ok((SingleNode::spawn(&arguments, &log)?, format!("http://{listen}")))
 }
 
 /// Writes until partition 0 was trimmed further, as the admin at `url` sees it; checks what each trim rests on.
@@ -151,7 +128,8 @@ async fn a_second_admin_takes_over_from_one_that_is_stopped_or_killed() -> anyho
     until_lease("admin-1 to act", &one, WITHIN, |lease| lease.active).await?;
 
     let ports = PortBlock::take()?;
-    let (second, two) = second_admin(&cluster, &ports)?;
+    let admin_2 = SecondAdmin::prepare(&cluster, &ports)?;
+    let (second, two) = (admin_2.spawn()?, admin_2.url());
     let standby = until_lease("admin-2 to watch", &two, WITHIN, |lease| lease.code == "standby").await?;
     ensure!(
         standby.holder.as_deref() == Some("admin-1") && standby.address == one,

@@ -30,8 +30,9 @@ const LOG_POLLS_MAX: usize = 16;
 const RETIRED_MAX: usize = 8;
 /// How often in a row a log must end below what replicas hold before it counts as regressed.
 const REGRESSED_AFTER: u32 = 2;
-/// How long it may take to learn that a log ends below what replicas hold; one that does not is silent.
-const TAIL_PATIENCE: Duration = Duration::from_secs(1);
+/// How long it may take to learn that a log ends below what replicas hold; one that does not is silent. A log on NATS
+/// looks three times within a second before it says so.
+const TAIL_PATIENCE: Duration = Duration::from_secs(3);
 /// How far the distance of two rounds varies.
 const JITTER: f64 = 0.1;
 
@@ -339,12 +340,11 @@ pub(crate) async fn read_log(ctx: &Context, id: PartitionId) -> Result<(LogFacts
 /// Finds out whether the log ends below `claimed`. The state of the log may lag, so a reader has the last word:
 /// it is told the tail linearizably.
 async fn judge_claim(ctx: &Context, id: PartitionId, facts: LogFacts, claimed: Lsn, who: &str) {
-    let patience = ctx.options.poll_timeout().min(TAIL_PATIENCE);
     let regressed = if claimed < facts.tail {
         None
     } else {
         let confirmed = ctx.log.tail_below(id, facts.incarnation, claimed);
-        timeout(patience, confirmed).await.ok().flatten()
+        timeout(TAIL_PATIENCE, confirmed).await.ok().flatten()
     };
     let mut state = ctx.lock();
     let Some((_, memory)) = state.partition(id) else {
