@@ -47,11 +47,14 @@ async fn write(client: &KvClient, prefix: &str, count: usize) -> anyhow::Result<
     Ok(())
 }
 
-/// Asks NATS for all logs.
+/// Asks NATS for all logs. After a start of all servers, each log elects its leader in its own time.
 async fn infos(log: &NatsLog) -> anyhow::Result<Vec<LogInfo>> {
     let mut infos = Vec::new();
-    for partition in 0..PARTITIONS {
-        infos.push(log.info(PartitionId::new(partition)).await?);
+    for partition in (0..PARTITIONS).map(PartitionId::new) {
+        let info = wait_for("every log to answer", WITHIN, async || {
+            log.info(partition).await.map_err(|error| error.to_string())
+        });
+        infos.push(info.await?);
     }
     Ok(infos)
 }
