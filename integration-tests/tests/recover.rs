@@ -152,6 +152,31 @@ async fn until_blocked(cluster: &TestCluster, worker: u32) -> anyhow::Result<Wor
     Ok(status.await?)
 }
 
+/// Waits until every replica reads the log of `generation`. A replica that was killed with its newest records only in
+/// memory may stand exactly where the new log begins, long before it has heard of it.
+async fn until_in_generation(cluster: &TestCluster, generation: u64) -> anyhow::Result<()> {
+    for worker in 1..=WORKERS {
+        let what = format!("worker {worker} to read the logs of generation {generation}");
+        wait_for(&what, WITHIN, async || {
+            let status = cluster.endpoints().worker_status(worker).await;
+            let status = status.map_err(|error| error.to_string())?;
+            let there = |replica: &&snapshot_proto::v1::ReplicaStatus| {
+                let reads = replica
+                    .incarnation
+                    .as_ref()
+                    .map(|incarnation| incarnation.generation);
+                replica.state() == PartitionState::Active && reads == Some(generation)
+            };
+            match status.partitions.iter().filter(there).count() {
+                count if count == PARTITIONS as usize => Ok(()),
+                _ => Err(format!("{:?}", status.partitions)),
+            }
+        })
+        .await?;
+    }
+    Ok(())
+}
+
 /// Passes everything on to the log until `latest.json` of the first partition is of the next generation, and nothing more
 /// after that: what was published then waits for a log that is not created.
 async fn until_published(cluster: &TestCluster) -> anyhow::Result<String> {
@@ -337,6 +362,7 @@ async fn a_lost_log_is_recovered_from_the_newest_verified_snapshots() -> anyhow:
         ensure!(planned["first_lsn"] == latest.lsn.get() + 1, "{planned}");
     }
 
+    until_in_generation(&cluster, 2).await?;
     settled(cluster.endpoints(), PARTITIONS, WITHIN).await?;
     let recovered = manifests(&cluster).await?;
     for (partition, manifest) in (0..).zip(&recovered) {
