@@ -129,8 +129,15 @@ async fn apply(args: &Args) {
     let mut again = StdRng::seed_from_u64(SEED);
     let keys: Vec<usize> = (0..args.keys).collect();
     let last = bed.write(&keys, args.value_bytes).await;
-    let batches = batches(&bed.options(LEADER).await, &keys, args.value_bytes, &mut again);
     bed.settle().await;
+    let metadata = first_pair(&bed.state_dir(LEADER));
+    let batches = batches(
+        &bed.options(LEADER).await,
+        &keys,
+        args.value_bytes,
+        &mut again,
+        &metadata,
+    );
 
     let folder = tempfile::tempdir().unwrap();
     let bed = tokio::sync::Mutex::new(bed);
@@ -164,8 +171,22 @@ async fn apply(args: &Args) {
     bed.into_inner().end().await;
 }
 
-/// Makes the batches in which a worker writes these keys and values.
-fn batches(options: &WorkerOptions, keys: &[usize], value_bytes: usize, rng: &mut StdRng) -> Vec<Changes> {
+/// Returns the first pair of a state: a worker's metadata.
+fn first_pair(state: &Path) -> (Vec<u8>, Bytes) {
+    let engine = RocksEngine::new(&RocksOptions::default()).unwrap();
+    let state = engine.open_read_only(state).unwrap();
+    let (key, value) = state.scan(&[]).next().unwrap().unwrap();
+    (key.into(), value.into_vec().into())
+}
+
+/// Makes the batches in which a worker writes these keys and values: each writes the metadata, too.
+fn batches(
+    options: &WorkerOptions,
+    keys: &[usize],
+    value_bytes: usize,
+    rng: &mut StdRng,
+    (key, value): &(Vec<u8>, Bytes),
+) -> Vec<Changes> {
     let records = options
         .apply_records_max
         .min(options.apply_bytes_max / (value_bytes + 100))
@@ -174,9 +195,13 @@ fn batches(options: &WorkerOptions, keys: &[usize], value_bytes: usize, rng: &mu
         let (key, value) = bed::pair(rng, *key, value_bytes);
         ([&[KEYSPACE], key.as_bytes()].concat(), Some(value.into()))
     };
+    let metadata = (key.clone(), Some(value.clone()));
     let batches = keys.chunks(records);
     batches
-        .map(|keys| keys.iter().map(&mut change).collect())
+        .map(|keys| {
+            let changes = keys.iter().map(&mut change);
+            changes.chain([metadata.clone()]).collect()
+        })
         .collect()
 }
 

@@ -1,7 +1,7 @@
 //! Following the log: applying what comes, proposing, and flushing.
 
 use super::{
-    apply::{AppliedRun, apply_run},
+    apply::{AppliedRuns, Stop, apply_runs},
     connect::Position,
     proposer::{Append, Signal},
     skip::SkipSearch,
@@ -18,6 +18,10 @@ use partition_log::{AppendError, ReadError, RecordBatch, RecordStream};
 use snapshot_store::{Lsn, ReplicaRole};
 use std::{future::pending, sync::Arc};
 use tokio::time::{Instant, sleep_until, timeout};
+
+/// How many full writes of records are taken from the log at once, where it has them: while one is written, the next is
+/// prepared.
+const WRITES_GATHERED: usize = 4;
 
 /// What wakes the task.
 enum Event {
@@ -202,9 +206,7 @@ impl Task {
             Some(Ok(batch)) => batch,
         };
         let (run, failed) = self.gather(batch, records)?;
-        for chunk in chunks(&run, self.pace.apply_records_max, self.pace.apply_bytes_max) {
-            self.apply(chunk.to_vec()).await?;
-        }
+        self.apply(run).await?;
         self.note_caught_up(tail);
         match failed {
             Some(error) => Err(self.read_failed(error)),
@@ -219,8 +221,8 @@ impl Task {
         halt_of_read(error)
     }
 
-    /// Joins `batch` with what else is there already, as far as it fits one write; also returns the error that
-    /// came after it.
+    /// Joins `batch` with what else is there already, as far as it fits [`WRITES_GATHERED`]; also returns the error
+    /// that came after it.
     fn gather(
         &mut self,
         batch: RecordBatch,
@@ -238,7 +240,9 @@ impl Task {
             expected = batch.end();
             bytes += batch.records.iter().map(Bytes::len).sum::<usize>();
             run.extend(batch.records);
-            if run.len() >= self.pace.apply_records_max || bytes >= self.pace.apply_bytes_max {
+            if run.len() >= self.pace.apply_records_max.saturating_mul(WRITES_GATHERED)
+                || bytes >= self.pace.apply_bytes_max.saturating_mul(WRITES_GATHERED)
+            {
                 break;
             }
             match records.next().now_or_never() {
@@ -251,27 +255,31 @@ impl Task {
         Ok((run, None))
     }
 
-    /// Applies a run that follows the applied LSN.
-    async fn apply(&mut self, run: Vec<Bytes>) -> Result<(), Halt> {
+    /// Applies records that follow the applied LSN.
+    async fn apply(&mut self, records: Vec<Bytes>) -> Result<(), Halt> {
         let Some(local) = &self.local else {
             return Err(Halt::Again);
         };
         let (store, machine) = (Arc::clone(&local.store), Arc::clone(&self.replica.machine));
         let metadata = local.metadata.clone();
         let skip = self.search.as_ref().and_then(SkipSearch::mark);
-        let blocking = self.replica.blocking;
-        let work = move || apply_run(&*store, &*machine, metadata, &run, skip, blocking);
-        let applied = blocking.run(work).await.map_err(|error| halt_of_state(&error))?;
-        let poison = applied.poison.clone();
+        let (blocking, pace) = (self.replica.blocking, self.pace);
+        let work = move || {
+            let runs = chunks(&records, pace.apply_records_max, pace.apply_bytes_max);
+            apply_runs(&*store, &*machine, metadata, &runs, skip, blocking)
+        };
+        let mut applied = blocking.run(work).await;
+        let stop = applied.stop.take();
         self.absorb(applied);
-        match poison {
+        match stop {
             None => Ok(()),
-            Some(poison) => Err(self.at_poison(poison).await),
+            Some(Stop::Poison(poison)) => Err(self.at_poison(poison).await),
+            Some(Stop::Failed(error)) => Err(halt_of_state(&error)),
         }
     }
 
     /// Takes note of what was applied, and shows it.
-    fn absorb(&mut self, run: AppliedRun) {
+    fn absorb(&mut self, run: AppliedRuns) {
         let Some(local) = &mut self.local else { return };
         local.metadata = run.metadata;
         let applied = local.metadata.applied_lsn;

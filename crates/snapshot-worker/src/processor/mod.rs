@@ -29,6 +29,7 @@ mod connect;
 mod exchange;
 mod follow;
 mod inspect;
+mod judged;
 mod layout;
 mod metadata;
 mod propose;

@@ -13,7 +13,7 @@
 //! Not here: time (passed in), the log (the task appends), and who should lead (a host's business).
 
 use super::{
-    apply::AppliedRecord,
+    judged::AppliedRecord,
     propose::{Answer, Applied, LeadAnswer, LeadError, Proposal, ProposeError},
 };
 use crate::core::{LedBody, Outcome, PartitionState, Record, next_epoch};

@@ -57,24 +57,26 @@ pub enum ApplyError {
 /// Changes by key; `None` deletes.
 pub type Changes = BTreeMap<Vec<u8>, Option<Bytes>>;
 
-/// The state as one command sees it: what is stored, under the changes of the batch so far, under its own.
+/// The state as one command sees it: what is stored, under what the commands before it changed, under its own changes.
 pub struct Transaction<'a> {
     store: &'a dyn StateStore,
-    batch: &'a Changes,
-    own: Changes,
+    /// Changes of commands before this run, as far as the store may lack them.
+    under_way: Option<&'a Changes>,
+    /// Changes of this run.
+    changes: &'a mut Changes,
 }
 
 impl<'a> Transaction<'a> {
-    pub(super) fn new(store: &'a dyn StateStore, batch: &'a Changes) -> Self {
+    pub(super) fn new(
+        store: &'a dyn StateStore,
+        under_way: Option<&'a Changes>,
+        changes: &'a mut Changes,
+    ) -> Self {
         Transaction {
             store,
-            batch,
-            own: Changes::new(),
+            under_way,
+            changes,
         }
-    }
-
-    pub(super) fn into_changes(self) -> Changes {
-        self.own
     }
 
     /// Returns the value of `key`.
@@ -83,7 +85,8 @@ impl<'a> Transaction<'a> {
     /// When the state cannot be read.
     pub fn get(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
         let key = keyspace.stored_key(key);
-        match self.own.get(&key).or_else(|| self.batch.get(&key)) {
+        let changed = self.changes.get(&key).or_else(|| self.under_way?.get(&key));
+        match changed {
             Some(changed) => Ok(changed.as_ref().map(|value| value.to_vec())),
             None => self.store.get(&key),
         }
@@ -91,11 +94,11 @@ impl<'a> Transaction<'a> {
 
     /// Sets the value of `key`. A value that is a slice of the command's [`Bytes`] is not copied.
     pub fn put(&mut self, keyspace: &Keyspace, key: &[u8], value: impl Into<Bytes>) {
-        self.own.insert(keyspace.stored_key(key), Some(value.into()));
+        self.changes.insert(keyspace.stored_key(key), Some(value.into()));
     }
 
     /// Removes `key`; there need not be one.
     pub fn delete(&mut self, keyspace: &Keyspace, key: &[u8]) {
-        self.own.insert(keyspace.stored_key(key), None);
+        self.changes.insert(keyspace.stored_key(key), None);
     }
 }

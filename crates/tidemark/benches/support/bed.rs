@@ -173,6 +173,12 @@ impl Bed {
         self.folder.join(format!("worker-{number}"))
     }
 
+    /// The folder of a replica's state.
+    #[allow(dead_code, reason = "not every benchmark looks at states")]
+    pub(super) fn state_dir(&self, number: usize) -> PathBuf {
+        state_below(&self.data_dir(number))
+    }
+
     pub(super) fn handle(&self, number: usize) -> PartitionHandle {
         self.workers[&number].partition(PARTITION).unwrap()
     }
@@ -318,13 +324,16 @@ fn key(number: usize) -> String {
     format!("key-{number:010}")
 }
 
-/// The tables of a worker's states.
-fn tables_below(data_dir: &Path) -> Vec<PathBuf> {
-    let state = data_dir
+fn state_below(data_dir: &Path) -> PathBuf {
+    data_dir
         .join("partitions")
         .join(PARTITION.to_string())
-        .join("state");
-    let entries = std::fs::read_dir(state).unwrap();
+        .join("state")
+}
+
+/// The tables of a worker's states.
+fn tables_below(data_dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(state_below(data_dir)).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
     paths
         .filter(|path| path.extension().is_some_and(|extension| extension == "sst"))

@@ -5,7 +5,7 @@ use super::bed::node;
 use crate::{
     core::{LedBody, Outcome, PartitionState, Record, Verdict, judge},
     processor::{
-        apply::AppliedRecord,
+        judged::AppliedRecord,
         propose::{Answer, LeadAnswer, Proposal, ProposeError},
         proposer::{Append, Proposer},
     },

@@ -8,7 +8,7 @@ use crate::{
     processor::{
         PartitionHandle, RocksEngine, RocksOptions, StateEngine, StateMachine, StateMetadata, Worker,
         WorkerOptions,
-        apply::apply_run,
+        apply::apply_runs,
         store::{digest, read_metadata},
     },
 };
@@ -274,7 +274,8 @@ impl Site {
         };
         let dir = tempfile::tempdir().unwrap();
         let store = engine().open(&dir.path().join("state")).unwrap();
-        let run = apply_run(&*store, &MACHINE, empty, records, None, Blocking::Threads).unwrap();
+        let run = apply_runs(&*store, &MACHINE, empty, &[records], None, Blocking::Threads);
+        assert_eq!(run.stop, None);
         let (digest, _) = digest(&*store.snapshot(), MACHINE.keyspaces()).unwrap();
         (run.metadata, digest)
     }
