@@ -45,7 +45,7 @@ const SEED: u64 = 1;
 /// How often a batch is proposed in `latency`, and how many keys it changes.
 const PROPOSE_EVERY: Duration = Duration::from_millis(2);
 const PROPOSED_KEYS: usize = 10;
-/// How many keys are read in `memory`: enough to fill the block cache also with a small state.
+/// How many keys are read in `memory`: enough to fill the block cache also with a small state, as on a node that serves.
 const READS: usize = 100_000;
 /// Prefix of the key-value state machine's only keyspace.
 const KEYSPACE: u8 = 1;
@@ -405,9 +405,11 @@ async fn memory(args: &Args) {
 async fn memory_step(args: &Args, step: &str, folder: &Path) {
     let mut bed = Bed::in_folder(SEED, args.repository(Incremental::Off), folder).await;
     if step == "restore" {
+        bed.start(FOLLOWER).await;
+        bed.read(FOLLOWER, args.keys, READS);
         let before = resident("VmRSS:");
         forget_peak();
-        bed.start(FOLLOWER).await;
+        bed.lose_partition(FOLLOWER).await;
         println!("restore: {before} MiB before, at most {} MiB", resident("VmHWM:"));
     } else {
         bed.start(LEADER).await;

@@ -1,6 +1,7 @@
 //! What is audited next, as tables over plain values.
 
 use crate::views::{NOW, P, heard_before, node, partition, policy, view};
+use proptest::prelude::*;
 use snapshot_scheduler::core::{
     AUDIT_TRIES, AuditPass, AuditPolicy, AuditStep, AuditWait, ClusterView, Command, ControlView, Instants,
     Moment, PartitionView, Policy, ReadAge, VerifyCause, audit_progress, decide_audit, plan,
@@ -267,4 +268,84 @@ fn progress_is_that_of_whatever_waits_longest() {
     assert_eq!(seen(&view).oldest_read, Some(Duration::from_secs(5 * 86_400)));
     partition(&mut view).audit.read.pop_first();
     assert_eq!(seen(&view).oldest_read, None, "one was not read yet");
+}
+
+/// Partitions in every stage of a pass that began at 500 s, and of earlier ones.
+fn audited() -> impl Strategy<Value = ClusterView> {
+    let seconds = || prop::option::of(prop::sample::select(vec![1u64, 499, 500, 501, 900]));
+    let not_before = prop::sample::select(vec![0u64, 999, 1000, 1001, 2000]);
+    let partition = (seconds(), seconds(), not_before, 0..2 * AUDIT_TRIES);
+    prop::collection::vec(partition, 0..8).prop_map(|partitions| {
+        let looks: Vec<_> = partitions.iter().map(|(look, ..)| *look).collect();
+        let mut view = looked_at(&looks);
+        for (partition, (_, given_up, not_before, failures)) in view.partitions.values_mut().zip(partitions) {
+            partition.audit.given_up_at = given_up.map(at);
+            partition.audit.not_before = at(not_before);
+            partition.audit.failures = failures;
+        }
+        view
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn a_look_is_due_allowed_and_at_no_partition_twice(view in audited(), room in 0usize..5) {
+        let now = at(1000);
+        let pass = underway(500);
+        let left = |partition: &PartitionView| {
+            partition.audit.looked_at.max(partition.audit.given_up_at) < Some(at(500))
+        };
+        match decide_audit(&view, pass.as_ref(), &AuditPolicy::default(), now, room) {
+            AuditStep::Look(ids) => {
+                prop_assert!(ids.len() <= room);
+                for (index, id) in ids.iter().enumerate() {
+                    prop_assert!(!ids[..index].contains(id));
+                    let partition = &view.partitions[id];
+                    prop_assert!(left(partition) && partition.audit.not_before <= now);
+                }
+            }
+            AuditStep::End { complete } => {
+                prop_assert!(!view.partitions.values().any(left));
+                let all = view.partitions.values().all(|partition| partition.audit.looked_at >= Some(at(500)));
+                prop_assert_eq!(complete, all);
+            }
+            AuditStep::Wait(wait) => {
+                prop_assert_eq!(wait, AuditWait::Retrying);
+                let mut left = view.partitions.values().filter(|partition| left(partition));
+                prop_assert!(left.all(|partition| partition.audit.not_before > now));
+            }
+            AuditStep::Begin => prop_assert!(false, "a pass is under way"),
+        }
+    }
+
+    #[test]
+    fn a_pass_ends_whatever_comes_of_its_looks(
+        view in audited(),
+        room in 1usize..4,
+        results in prop::collection::vec(any::<bool>(), 1..40),
+    ) {
+        let (mut view, pass, mut now) = (view, underway(500), at(1000));
+        let mut results = results.iter().cycle();
+        let mut looks = 0;
+        loop {
+            match decide_audit(&view, pass.as_ref(), &AuditPolicy::default(), now, room) {
+                AuditStep::End { .. } => break,
+                AuditStep::Look(ids) => for id in ids {
+                    looks += 1;
+                    let audit = &mut view.partitions.get_mut(&id).unwrap().audit;
+                    match results.next().unwrap() {
+                        true => audit.looked(now),
+                        false => audit.failed(now, Duration::from_secs(3)),
+                    }
+                },
+                AuditStep::Wait(AuditWait::Retrying) => {}
+                other => prop_assert!(false, "{other:?}"),
+            }
+            now = now.plus(Duration::from_secs(1));
+            prop_assert!(looks <= view.partitions.len() * AUDIT_TRIES as usize, "{looks} looks");
+            prop_assert!(now < at(3000), "the pass never ends");
+        }
+    }
 }

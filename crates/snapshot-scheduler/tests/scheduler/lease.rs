@@ -1,6 +1,7 @@
 //! The lease, as tables over plain values.
 
 use crate::{cluster::node, views::identity};
+use proptest::prelude::*;
 use snapshot_scheduler::core::{
     Candidate, LEASE_TERM_MAX, LeaseCode, LeaseFailure, LeaseReason, LeaseStep, LeaseView, LeaseWish, Moment,
     decide_lease, standing,
@@ -235,4 +236,82 @@ fn a_term_is_counted_from_the_first_look_at_a_write_and_a_failure_does_not_begin
     view = failed(view, after(6), true);
     view.note(Some(renewed), after(7), session(1));
     assert_eq!((view.since, view.failure), (after(7), None), "a new write");
+}
+
+/// Leases of this process, of a former one, and of others; some given up, some with a senseless term.
+fn leases() -> impl Strategy<Value = Option<Lease>> {
+    let holders = prop::sample::select(vec![
+        ("admin-1", 1),
+        ("admin-1", 3),
+        ("admin-2", 2),
+        ("admin-3", 4),
+    ]);
+    let terms = prop::sample::select(vec![0, 1, 10, 299, 300, 301, 1_000_000]);
+    let some = (holders, terms, any::<bool>()).prop_map(|((holder, seed), term, given_up)| Lease {
+        given_up,
+        ..lease(holder, seed, Duration::from_secs(term))
+    });
+    prop::option::weighted(0.9, some)
+}
+
+fn views() -> impl Strategy<Value = LeaseView> {
+    let failures = prop::option::of((0u64..20, any::<bool>()));
+    (leases(), failures, any::<bool>()).prop_map(|(lease, failure, held_before)| {
+        let mut view = seen(lease);
+        view.held_before |= held_before;
+        match failure {
+            Some((at, passing)) => failed(view, after(at), passing),
+            None => view,
+        }
+    })
+}
+
+fn wishes() -> impl Strategy<Value = LeaseWish> {
+    prop::sample::select(vec![LeaseWish::Act, LeaseWish::DryRun, LeaseWish::Stop])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn a_lease_is_taken_from_nobody_who_may_still_act(view in views(), wish in wishes(), passed in 0u64..400) {
+        let decision = decide_lease(&view, &candidate(), wish, after(passed));
+        let own = view.own(&candidate()).is_some();
+        match decision.step {
+            LeaseStep::Take => {
+                prop_assert_eq!(wish, LeaseWish::Act);
+                prop_assert!(!own);
+                if let Some(lease) = &view.lease {
+                    let over = Duration::from_secs(passed) >= lease.term().min(LEASE_TERM_MAX);
+                    let former = lease.holder == candidate().node && !view.held_before;
+                    prop_assert!(lease.given_up || former || over, "{decision:?}");
+                }
+            }
+            LeaseStep::Renew => prop_assert!(own && wish == LeaseWish::Act),
+            LeaseStep::GiveUp => prop_assert!(own && wish != LeaseWish::Act),
+            LeaseStep::Wait => {}
+        }
+    }
+
+    #[test]
+    fn no_lease_keeps_a_cluster_without_an_admin_for_longer_than_the_longest_term(view in views()) {
+        let decision = decide_lease(&view, &candidate(), LeaseWish::Act, SINCE.plus(LEASE_TERM_MAX));
+        prop_assert!(matches!(decision.step, LeaseStep::Take | LeaseStep::Renew), "{decision:?}");
+    }
+
+    #[test]
+    fn only_the_holder_acts_and_for_certain_only_within_its_term(view in views(), passed in 0u64..400) {
+        let candidate = candidate();
+        let code = standing(&view, Some(&candidate), false, after(passed)).code;
+        let own = view.own(&candidate).is_some();
+        match code {
+            LeaseCode::Active => prop_assert!(own && Duration::from_secs(passed) < TERM),
+            LeaseCode::Unconfirmed => prop_assert!(own && view.failure.as_ref().is_some_and(|failure| failure.passing)),
+            LeaseCode::Standby => prop_assert!(!own && view.lease.is_some()),
+            LeaseCode::Unusable => prop_assert!(view.failure.as_ref().is_some_and(|failure| !failure.passing)),
+            LeaseCode::Pending => prop_assert!(!own || Duration::from_secs(passed) >= TERM),
+            other => prop_assert!(false, "{other:?} with a lease in use and no dry run"),
+        }
+        prop_assert_eq!(standing(&view, Some(&candidate), true, after(passed)).code, LeaseCode::DryRun);
+    }
 }

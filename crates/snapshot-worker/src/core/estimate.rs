@@ -21,7 +21,9 @@ pub fn estimate(bytes_done: u64, elapsed: Duration, bytes_left: u64) -> Estimate
     }
     let millis = elapsed.as_millis().max(1);
     let per_second = u64::try_from(u128::from(bytes_done) * 1000 / millis).unwrap_or(u64::MAX);
-    let left_millis = (u128::from(bytes_left) * millis).checked_div(u128::from(bytes_done));
+    let left_millis = u128::from(bytes_left)
+        .saturating_mul(millis)
+        .checked_div(u128::from(bytes_done));
     Estimate {
         bytes_per_second: Some(per_second),
         remaining: left_millis.map(|left| Duration::from_millis(u64::try_from(left).unwrap_or(u64::MAX))),

@@ -1,6 +1,7 @@
 //! What holds for the worker's decisions whatever they are given.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod progress;
 mod requests;
 
 use bytes::Bytes;

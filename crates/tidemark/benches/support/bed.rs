@@ -168,6 +168,17 @@ impl Bed {
         self.workers.remove(&number).unwrap().shutdown().await;
     }
 
+    /// Takes the state from a replica whose node goes on, and waits until it is active again.
+    #[allow(dead_code, reason = "not every benchmark looks at restores")]
+    pub(super) async fn lose_partition(&self, number: usize) {
+        let worker = &self.workers[&number];
+        assert!(worker.close_partition(PARTITION).await);
+        std::fs::remove_dir_all(self.state_dir(number)).unwrap();
+        worker.open_partition(PARTITION).unwrap();
+        self.until(number, |status| status.state == PartitionState::Active)
+            .await;
+    }
+
     /// The folder of a replica.
     pub(super) fn data_dir(&self, number: usize) -> PathBuf {
         self.folder.join(format!("worker-{number}"))
