@@ -3,8 +3,9 @@
 //! The NATS servers run with the files of `examples/nats` as they are; what differs comes from their environment. The passwords
 //! of the two users are drawn for each cluster, and lie in files beside the configuration that only this user can read.
 
-use super::{ClusterError, LocalCluster, Node, error::file_error, layout::Layout};
+use super::{ClusterError, LocalCluster, Node, error::file_error, layout::Layout, wait_for};
 use crate::{config::NatsSection, roles::LogEnds};
+use partition_log::nats::{FindingLevel, NatsLog, NatsOptions};
 use snapshot_store::Entropy;
 use std::{
     fmt,
@@ -13,6 +14,7 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 /// What keeps the logs of a local cluster.
@@ -30,6 +32,10 @@ pub enum Engine {
 
 /// How many NATS servers a cluster has.
 const SERVERS: u32 = 3;
+/// How long servers that have just started may take until they have elected a leader.
+const SERVE_WITHIN: Duration = Duration::from_secs(60);
+/// How long one look at them may take: without a leader some requests are not answered.
+const LOOK_TIMEOUT: Duration = Duration::from_millis(500);
 /// What a server says once it takes connections; the servers may still look for each other then.
 pub(super) const SERVER_IS_READY: &str = "Server is ready";
 
@@ -184,6 +190,36 @@ pub(super) fn log_arguments(engine: &Engine, layout: &Layout) -> Vec<String> {
 }
 
 impl LocalCluster {
+    /// Waits until logs can be created: NATS servers that have just started elect a leader among themselves first.
+    ///
+    /// # Errors
+    /// When they do not serve in time; the error says what they lack.
+    pub(super) async fn until_logs_serve(&self) -> Result<(), ClusterError> {
+        let (Engine::Nats { .. }, Ok(options)) = (
+            &self.spec().settings.engine,
+            section(self.layout(), User::Admin).options(),
+        ) else {
+            return Ok(());
+        };
+        let log = NatsLog::connect(NatsOptions {
+            request_timeout: LOOK_TIMEOUT,
+            ..options
+        });
+        let log = log.await.map_err(|error| ClusterError::Log {
+            detail: error.to_string(),
+        })?;
+        wait_for("the NATS servers to serve", SERVE_WITHIN, async || {
+            let findings = log.check(&[]).await.into_iter();
+            let broken = findings.filter(|finding| finding.level == FindingLevel::Broken);
+            let broken: Vec<String> = broken.map(|finding| finding.text).collect();
+            match broken.is_empty() {
+                true => Ok(()),
+                false => Err(broken.join("; ")),
+            }
+        })
+        .await
+    }
+
     /// Opens the logs as an admin does. The connection is made in the background.
     ///
     /// # Errors

@@ -143,15 +143,15 @@ impl LocalCluster {
         Ok(cluster)
     }
 
-    /// Starts what keeps the logs.
+    /// Starts what keeps the logs, and waits until logs can be created there.
     ///
     /// # Errors
-    /// As for [`LocalCluster::start`].
+    /// As for [`LocalCluster::start`], and when NATS servers do not work together in time.
     pub async fn start_logs(&mut self) -> Result<(), ClusterError> {
         for node in self.spec.settings.engine.nodes() {
             self.start(node).await?;
         }
-        Ok(())
+        self.until_logs_serve().await
     }
 
     /// Starts all nodes that do not run, one after the other.
