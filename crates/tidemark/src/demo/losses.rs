@@ -58,14 +58,14 @@ impl Stage<'_> {
 
     /// Kills the admin that acts; the other one must take over and go on trimming. The killed one comes back and watches.
     pub(super) async fn admin_takeover(&mut self) -> Result<(), DemoError> {
-        let (killed, _) = self.endpoints.acting_status().await?;
+        let killed = self.acting_admin().await?;
         self.progress.say(format_args!(
             "killing {killed}, the admin that acts, while writes go on"
         ));
         self.cluster.kill(killed)?;
         let started = Instant::now();
         let seen = self.until_decided().await?;
-        let (heir, _) = self.endpoints.acting_status().await?;
+        let heir = self.acting_admin().await?;
         self.decided(RecoveryKind::AdminTakeover, heir, started);
         self.note(
             "not applicable with two admins: admin-restart; the one that watched took over instead"
@@ -85,6 +85,15 @@ impl Stage<'_> {
         })
         .await?;
         Ok(())
+    }
+
+    async fn acting_admin(&self) -> Result<Node, DemoError> {
+        let acting = wait_for("an admin to act", STEP_WITHIN, async || {
+            let acting = self.endpoints.acting_status().await;
+            acting.map(|(node, _)| node).map_err(|error| error.to_string())
+        })
+        .await?;
+        Ok(acting)
     }
 
     /// Waits until an admin sees all workers and has decided about every partition.

@@ -81,7 +81,7 @@ const WORKERS: u32 = 3;
 /// Into how many parts a partition's share of the import is cut by snapshots, if it were written evenly.
 const SNAPSHOTS_PER_IMPORT: u64 = 8;
 /// How long an admin that is gone keeps another one from acting.
-const LEASE_TERM_MS: u32 = 2_000;
+const LEASE_TERM_MS: u32 = 3_000;
 /// Below this a snapshot would be due at every look of the admin.
 const SNAPSHOT_AFTER_RECORDS_MIN: u64 = 20;
 
