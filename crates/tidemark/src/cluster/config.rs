@@ -298,6 +298,7 @@ mod tests {
         cluster::{ClusterStore, PortBlock},
         config::{AdminConfig, WorkerConfig, parse},
     };
+    use snapshot_store::Entropy;
 
     #[test]
     fn every_file_is_toml_and_overrides_reach_only_their_role() {
@@ -324,8 +325,12 @@ mod tests {
     #[test]
     fn on_nats_both_admins_have_the_login_that_may_trim_and_no_worker_has_it() {
         let ports = PortBlock::take().unwrap();
-        let layout = Layout::new("/tmp/a folder".into(), 2, &ClusterStore::Folder, &ports, false);
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path().to_owned(), 2, &ClusterStore::Folder, &ports, false);
+        std::fs::create_dir(folder.path().join("config")).unwrap();
         let program = PathBuf::from("nats-server");
+        // The files with the logins, which are read with the configuration.
+        engine::NatsServers::create(&program, &layout, &Entropy::seeded(1)).unwrap();
         let settings = Settings {
             engine: Engine::Nats { program },
             second_admin: true,
