@@ -8,6 +8,8 @@
 #   scripts/demo.sh --store s3://BUCKET/PREFIX --store-option endpoint=URL
 #                                         snapshots below a new prefix of any store that there is (s3, az, gs, file);
 #                                         credentials come from the usual variables (AWS_*, AZURE_*, GOOGLE_*)
+#   scripts/demo.sh --engine nats         the logs on three NATS servers, with two admins; one of the servers is killed as
+#                                         well. Fetches the server, at the version of scripts/nats-server, and keeps it
 #   scripts/demo.sh --keep DIR            keeps configuration, data and bucket, and prints how to start all of it again
 #   scripts/demo.sh FILE --output json    further flags go to `tidemark demo`; `tidemark demo --help` lists them
 #
@@ -21,12 +23,26 @@ case ${1:-} in -h | --help)
     exit ;;
 esac
 
-# Takes `--store s3` out of the arguments: the demo is told which server to start instead.
+# Takes `--store s3` out of the arguments: the demo is told which server to start instead. Of NATS it is told, too.
 arguments=()
 local_s3=
+on_nats=
+own_nats=
 while [ "$#" -gt 0 ]; do
     case $1 in
     --store=s3) local_s3=1 ;;
+    --engine=nats)
+        on_nats=1
+        arguments+=("$1")
+        ;;
+    --engine)
+        [ "${2:-}" != nats ] || on_nats=1
+        arguments+=("$1")
+        ;;
+    --nats-server | --nats-server=*)
+        own_nats=1
+        arguments+=("$1")
+        ;;
     --store)
         if [ "${2:-}" = s3 ]; then
             local_s3=1
@@ -49,6 +65,10 @@ if [ -n "$local_s3" ]; then
     arguments+=(--s3-server "$TIDEMARK_S3_SERVER")
 else
     build_tidemark
+fi
+if [ -n "$on_nats" ] && [ -z "$own_nats" ]; then
+    need_nats_server
+    arguments+=(--nats-server "$TIDEMARK_NATS_SERVER")
 fi
 say "tidemark demo ${arguments[*]-}"
 exec "$TIDEMARK_BIN" demo ${arguments[@]+"${arguments[@]}"}

@@ -5,6 +5,7 @@ use integration_tests::{
     binary,
     s3_server::{Locking, S3Server},
 };
+use partition_log::conformance::nats_server_program;
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -94,6 +95,18 @@ fn demo(credentials: Option<(&str, &str)>) -> anyhow::Result<Command> {
     Ok(command)
 }
 
+fn on_nats() -> anyhow::Result<Command> {
+    let mut command = demo(None)?;
+    command
+        .args(["--engine", "nats", "--nats-server"])
+        .arg(nats_server_program());
+    Ok(command)
+}
+
+fn has(command: &Command, flag: &str) -> bool {
+    command.get_args().any(|argument| argument == flag)
+}
+
 async fn run(command: Command, within: Duration) -> anyhow::Result<Output> {
     let mut command = tokio::process::Command::from(command);
     command.kill_on_drop(true);
@@ -104,6 +117,7 @@ async fn run(command: Command, within: Duration) -> anyhow::Result<Output> {
 
 /// Runs a demo to its end and checks all that it reports; returns the report, and what it said besides.
 async fn sound(command: Command, expected: &Expected) -> anyhow::Result<(Value, String)> {
+    let with_nats = has(&command, "--nats-server");
     let output = run(command, Duration::from_secs(240)).await?;
     let (said, shown) = (
         String::from_utf8_lossy(&output.stderr).into_owned(),
@@ -124,7 +138,7 @@ async fn sound(command: Command, expected: &Expected) -> anyhow::Result<(Value, 
     let partitions = list(&report, "partitions")?;
     ensure!(partitions.len() == PARTITIONS, "{} partitions", partitions.len());
     partitions.iter().try_for_each(check_partition)?;
-    check_recoveries(list(&report, "recoveries")?)?;
+    check_recoveries(list(&report, "recoveries")?, with_nats)?;
     Ok((report, said))
 }
 
@@ -219,6 +233,19 @@ async fn the_demo_does_the_same_on_an_s3_server_and_copies_there_what_an_earlier
     Ok(())
 }
 
+#[tokio::test]
+async fn on_nats_the_demo_does_the_same_though_a_server_and_the_acting_admin_are_killed() -> anyhow::Result<()>
+{
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("input.jsonl");
+    let expected = write_input(&file, 50)?;
+    let mut command = on_nats()?;
+    command.arg(&file).args(["--partitions", "4", "--output", "json"]);
+    let (_, said) = sound(command, &expected).await?;
+    ensure!(said.contains("no log has a hole"), "{said}");
+    Ok(())
+}
+
 fn check_partition(partition: &Value) -> anyhow::Result<()> {
     let number = |field: &str| {
         partition[field]
@@ -268,13 +295,12 @@ fn check_partition(partition: &Value) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn check_recoveries(recoveries: &[Value]) -> anyhow::Result<()> {
-    for (kind, partitions) in [
-        ("bootstrap", PARTITIONS),
-        ("trim-gap", PARTITIONS),
-        ("admin-restart", PARTITIONS),
-        ("fallback", 1),
-    ] {
+fn check_recoveries(recoveries: &[Value], on_nats: bool) -> anyhow::Result<()> {
+    let admin = ["admin-restart", "admin-takeover"][usize::from(on_nats)];
+    let mut wanted = vec![("bootstrap", PARTITIONS), ("trim-gap", PARTITIONS)];
+    wanted.extend([(admin, PARTITIONS), ("fallback", 1)]);
+    wanted.extend(on_nats.then_some(("server-loss", PARTITIONS)));
+    for (kind, partitions) in wanted {
         let recovery = recoveries.iter().find(|recovery| recovery["kind"] == kind);
         let recovery = recovery.with_context(|| format!("no {kind}: {recoveries:?}"))?;
         ensure!(recovery["partitions"] == partitions, "{recovery}");
@@ -301,8 +327,9 @@ impl Drop for Running {
 async fn start_and_wait(mut command: Command, dir: &Path) -> anyhow::Result<(Running, Vec<String>)> {
     let output = std::fs::File::create(dir.join("said"))?;
     command.args(["--records", "5000", "--partitions", "2"]);
-    let with_server = command.get_args().any(|argument| argument == "--s3-server");
-    let served = 5 + usize::from(with_server);
+    // On NATS three servers in place of the log, and another admin.
+    let more = usize::from(has(&command, "--s3-server")) + 3 * usize::from(has(&command, "--nats-server"));
+    let served = 5 + more;
     command.stdout(output.try_clone()?).stderr(output);
     let demo = Running(command.spawn()?);
     let addresses = wait_for(
@@ -343,6 +370,11 @@ fn listens(work: &Path) -> anyhow::Result<Vec<String>> {
             .lines()
             .filter_map(|line| starts.iter().find_map(|start| line.strip_prefix(start)));
         addresses.extend(served.map(|address| address.trim_matches('"').to_owned()));
+        let quoted = text.split('"');
+        let servers = quoted.filter_map(|text| text.strip_prefix("nats://"));
+        // The file of the servers has examples in it.
+        let servers = servers.filter(|address| address.starts_with("127."));
+        addresses.extend(servers.map(str::to_owned));
     }
     Ok(addresses.into_iter().collect())
 }
@@ -449,6 +481,16 @@ async fn a_killed_demo_takes_its_s3_server_along() -> anyhow::Result<()> {
     command
         .args(["--s3-server", S3_SERVER, "--dir"])
         .arg(folder.path().join("work"));
+    let (demo, addresses) = start_and_wait(command, folder.path()).await?;
+    drop(demo);
+    until_gone(&addresses).await
+}
+
+#[tokio::test]
+async fn a_killed_demo_takes_its_nats_servers_along() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut command = on_nats()?;
+    command.arg("--dir").arg(folder.path().join("work"));
     let (demo, addresses) = start_and_wait(command, folder.path()).await?;
     drop(demo);
     until_gone(&addresses).await

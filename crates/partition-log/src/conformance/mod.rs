@@ -19,7 +19,7 @@ use async_trait::async_trait;
 pub use concurrency::*;
 pub use moving::*;
 #[cfg(feature = "nats")]
-pub use nats_servers::{NatsServers, NatsUser};
+pub use nats_servers::{NatsServers, NatsUser, nats_server_program};
 pub use reading::*;
 pub use registry::*;
 use std::{sync::Arc, time::Duration};

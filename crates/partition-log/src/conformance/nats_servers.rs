@@ -70,7 +70,7 @@ impl NatsServers {
             child: None,
         };
         let mut servers = NatsServers {
-            program: program(),
+            program: nats_server_program(),
             folder,
             nodes: (0..count).map(node).collect(),
             passwords: [(); 2].map(|()| format!("{:032x}", rand::random::<u128>())),
@@ -207,7 +207,8 @@ impl Drop for NatsServers {
     }
 }
 
-fn program() -> PathBuf {
+/// Returns the program that the servers of tests are started from. Panics where it is missing.
+pub fn nats_server_program() -> PathBuf {
     let named = std::env::var_os("TIDEMARK_NATS_SERVER").map(PathBuf::from);
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cache")));

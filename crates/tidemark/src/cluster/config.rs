@@ -1,6 +1,10 @@
 //! The configuration files of a local cluster.
 
-use super::{ClusterError, Node, layout::Layout};
+use super::{
+    ClusterError, Engine, Node,
+    engine::{self, User},
+    layout::Layout,
+};
 use crate::wire_security::{ClientSecurity, CredentialFiles};
 use std::path::PathBuf;
 use toml::{Table, Value};
@@ -27,6 +31,10 @@ pub struct Settings {
     pub gone_after_ms: u64,
     /// `worker.flush_interval_ms` of the workers.
     pub flush_interval_ms: u64,
+    /// What keeps the logs.
+    pub engine: Engine,
+    /// Whether there is another admin, which takes over when the first one is gone.
+    pub second_admin: bool,
     /// Certificates and tokens; without them the nodes speak plain gRPC.
     pub credentials: Option<Credentials>,
     /// Sections and keys written over the rest, per role: `log`, `worker` or `admin`.
@@ -84,9 +92,9 @@ impl Credentials {
         ]);
         let mut auth = table([("accepted_tokens", file(&self.accepted_tokens))]);
         let token = match node {
-            Node::Log => None,
+            Node::Log | Node::Nats(_) => None,
             Node::Worker(_) => Some(&self.worker_token),
-            Node::Admin => Some(&self.admin_token),
+            Node::Admin | Node::SecondAdmin => Some(&self.admin_token),
         };
         if let Some(token) = token {
             auth.insert("token_file".to_owned(), file(token));
@@ -108,6 +116,8 @@ impl Default for Settings {
             suspect_after_ms: 1_000,
             gone_after_ms: 2_500,
             flush_interval_ms: 300,
+            engine: Engine::Embedded,
+            second_admin: false,
             credentials: None,
             overrides: Vec::new(),
         }
@@ -152,8 +162,10 @@ fn table<const N: usize>(entries: [(&str, Value); N]) -> Table {
 /// Returns the configuration file of `node`.
 pub(super) fn render(node: Node, layout: &Layout, settings: &Settings) -> String {
     let (role, mut config) = match node {
+        // The shipped file, as it is.
+        Node::Nats(_) => return engine::SERVER_CONF.to_owned(),
         Node::Log => ("log", log(node, layout)),
-        Node::Admin => ("admin", admin(node, layout, settings)),
+        Node::Admin | Node::SecondAdmin => ("admin", admin(node, layout, settings)),
         Node::Worker(_) => ("worker", worker(node, layout, settings)),
     };
     if let Some(credentials) = &settings.credentials {
@@ -190,6 +202,25 @@ fn log(node: Node, layout: &Layout) -> Table {
     ])
 }
 
+/// Returns the section of a node that reaches the logs as `user`.
+fn log_section(user: User, layout: &Layout, settings: &Settings) -> Table {
+    match &settings.engine {
+        Engine::Embedded => {
+            let mut section = table([("url", text(layout.url(Node::Log)))]);
+            if user == User::Admin {
+                section.insert("admin_url".to_owned(), text(layout.log_admin_url()));
+            }
+            section
+        }
+        Engine::Nats { .. } => {
+            let section = engine::section(layout, user);
+            let servers = section.servers.iter().map(text).collect();
+            let nats = table([("servers", Value::Array(servers)), ("login", path(section.login))]);
+            table([("engine", text("nats")), ("nats", Value::Table(nats))])
+        }
+    }
+}
+
 fn store(layout: &Layout) -> Table {
     let options = layout.store.options.iter();
     let options: Table = options.map(|(key, value)| (key.clone(), text(value))).collect();
@@ -208,7 +239,7 @@ fn worker(node: Node, layout: &Layout, settings: &Settings) -> Table {
         ("data_dir", path(layout.data_dir(node))),
         ("partitions", text("all")),
         ("store", Value::Table(store(layout))),
-        ("log", Value::Table(table([("url", text(layout.url(Node::Log)))]))),
+        ("log", Value::Table(log_section(User::Worker, layout, settings))),
         (
             "limits",
             Value::Table(table([("disk_reserve_bytes", number(16 << 20))])),
@@ -228,10 +259,6 @@ fn admin(node: Node, layout: &Layout, settings: &Settings) -> Table {
             ("partitions", text("all")),
         ]))
     });
-    let log = table([
-        ("url", text(layout.url(Node::Log))),
-        ("admin_url", text(layout.log_admin_url())),
-    ]);
     let policy = table([
         ("snapshot_after_records", number(settings.snapshot_after_records)),
         ("lag_records_max", number(settings.lag_records_max)),
@@ -257,7 +284,7 @@ fn admin(node: Node, layout: &Layout, settings: &Settings) -> Table {
         ("listen", text(layout.listen(node))),
         ("metrics_listen", text(layout.metrics_listen(node))),
         ("store", Value::Table(store(layout))),
-        ("log", Value::Table(log)),
+        ("log", Value::Table(log_section(User::Admin, layout, settings))),
         ("policy", Value::Table(policy)),
         ("scheduler", Value::Table(scheduler)),
         ("workers", Value::Array(workers.collect())),
@@ -271,6 +298,7 @@ mod tests {
         cluster::{ClusterStore, PortBlock},
         config::{AdminConfig, WorkerConfig, parse},
     };
+    use snapshot_store::Entropy;
 
     #[test]
     fn every_file_is_toml_and_overrides_reach_only_their_role() {
@@ -280,7 +308,7 @@ mod tests {
             overrides: vec![("admin", "[policy]\nprune = false\n".to_owned())],
             ..Settings::default()
         };
-        for node in Node::all(3) {
+        for node in Node::all(3, &settings) {
             let config: Table = render(node, &layout, &settings).parse().unwrap();
             assert_eq!(config["node_id"].as_str(), Some(node.to_string().as_str()));
             let policy = config.get("policy").and_then(Value::as_table);
@@ -291,6 +319,34 @@ mod tests {
             if let Some(policy) = policy {
                 assert_eq!(policy["lag_records_max"].as_integer(), Some(100));
             }
+        }
+    }
+
+    #[test]
+    fn on_nats_both_admins_have_the_login_that_may_trim_and_no_worker_has_it() {
+        let ports = PortBlock::take().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path().to_owned(), 2, &ClusterStore::Folder, &ports, false);
+        std::fs::create_dir(folder.path().join("config")).unwrap();
+        let program = PathBuf::from("nats-server");
+        // The files with the logins, which are read with the configuration.
+        engine::NatsServers::create(&program, &layout, &Entropy::seeded(1)).unwrap();
+        let settings = Settings {
+            engine: Engine::Nats { program },
+            second_admin: true,
+            ..Settings::default()
+        };
+        let nodes = Node::all(2, &settings);
+        assert_eq!(nodes.iter().filter(|node| node.keeps_logs()).count(), 3);
+        for node in nodes.into_iter().filter(|node| !node.keeps_logs()) {
+            let rendered = render(node, &layout, &settings);
+            let nats = match node {
+                Node::Worker(_) => parse::<WorkerConfig>("worker", &rendered, []).unwrap().log.nats,
+                _ => parse::<AdminConfig>("admin", &rendered, []).unwrap().log.nats,
+            };
+            let may_trim = nats.login == layout.nats_login(User::Admin);
+            assert_eq!(may_trim, !matches!(node, Node::Worker(_)), "{node}");
+            assert_eq!(nats.servers.len(), 3);
         }
     }
 

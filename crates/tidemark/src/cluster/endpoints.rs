@@ -68,12 +68,27 @@ impl Endpoints {
             .collect()
     }
 
-    /// Connects to the admin.
+    /// Connects to the admin; where there are two, to the one that acts.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// When it does not answer, or none of two acts.
     pub async fn admin(&self) -> Result<AdminServiceClient<SecuredChannel>, ClusterError> {
-        Ok(AdminServiceClient::new(self.connect(Node::Admin).await?))
+        let node = match self.admins()[..] {
+            [alone] => alone,
+            _ => self.acting_status().await?.0,
+        };
+        self.admin_at(node).await
+    }
+
+    async fn admin_at(&self, node: Node) -> Result<AdminServiceClient<SecuredChannel>, ClusterError> {
+        Ok(AdminServiceClient::new(self.connect(node).await?))
+    }
+
+    fn admins(&self) -> Vec<Node> {
+        [Node::Admin, Node::SecondAdmin]
+            .into_iter()
+            .filter(|node| self.urls.contains_key(node))
+            .collect()
     }
 
     /// Connects to the log.
@@ -103,19 +118,44 @@ impl Endpoints {
         Ok(KvServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
 
-    /// Asks the admin for the state of the cluster.
+    /// Asks the admin for the state of the cluster; where there are two, the one that acts.
+    ///
+    /// # Errors
+    /// When it does not answer, or with an error, or none of two acts.
+    pub async fn cluster_status(&self) -> Result<ClusterStatus, ClusterError> {
+        Ok(self.acting_status().await?.1)
+    }
+
+    /// Returns the admin that acts, and the state of the cluster as it sees it. A single admin is not asked whether it acts.
+    ///
+    /// # Errors
+    /// When it does not answer, or with an error, or none of two acts.
+    pub async fn acting_status(&self) -> Result<(Node, ClusterStatus), ClusterError> {
+        let admins = self.admins();
+        let mut waiting = Vec::new();
+        for node in &admins {
+            match self.status_of(*node).await {
+                Ok(status) if admins.len() == 1 || acts(&status) => return Ok((*node, status)),
+                Ok(_) => waiting.push(format!("{node} only watches")),
+                Err(error) if admins.len() == 1 => return Err(error),
+                Err(error) => waiting.push(error.to_string()),
+            }
+        }
+        Err(ClusterError::NoAdmin {
+            detail: waiting.join("; "),
+        })
+    }
+
+    /// Asks one admin for the state of the cluster, whether or not it acts.
     ///
     /// # Errors
     /// When it does not answer, or with an error.
-    pub async fn cluster_status(&self) -> Result<ClusterStatus, ClusterError> {
-        let answer = self
-            .admin()
-            .await?
-            .get_cluster_status(GetClusterStatusRequest {})
-            .await;
+    pub async fn status_of(&self, admin: Node) -> Result<ClusterStatus, ClusterError> {
+        let mut client = self.admin_at(admin).await?;
+        let answer = client.get_cluster_status(GetClusterStatusRequest {}).await;
         answer
             .map(tonic::Response::into_inner)
-            .map_err(|status| self.refused(Node::Admin, &status))
+            .map_err(|status| self.refused(admin, &status))
     }
 
     /// Asks a worker for its state.
@@ -161,6 +201,10 @@ impl Endpoints {
             detail: status.to_string(),
         }
     }
+}
+
+fn acts(status: &ClusterStatus) -> bool {
+    status.lease.as_ref().is_some_and(|lease| lease.active)
 }
 
 fn with_sources(error: &dyn std::error::Error) -> String {

@@ -1,7 +1,12 @@
 //! What can go wrong with a local cluster.
 
 use super::Node;
-use std::{io, path::PathBuf, process::ExitStatus, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    time::Duration,
+};
 
 /// A local cluster could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +27,12 @@ pub enum ClusterError {
     Credentials {
         /// What is wrong with them.
         detail: Vec<String>,
+    },
+    /// The logs cannot be opened.
+    #[error("the logs cannot be opened: {detail}")]
+    Log {
+        /// Why not.
+        detail: String,
     },
     /// All blocks of ports that may be used are taken.
     #[error("no free block of loopback ports among {tried}: end other local clusters")]
@@ -86,6 +97,12 @@ pub enum ClusterError {
         /// How things stood at the end.
         seen: String,
     },
+    /// There are two admins, and none acts.
+    #[error("no admin acts: {detail}")]
+    NoAdmin {
+        /// How each of them stands.
+        detail: String,
+    },
     /// A node did not answer.
     #[error("{node} does not answer at {url}: {detail}")]
     Unreachable {
@@ -96,4 +113,14 @@ pub enum ClusterError {
         /// What happened.
         detail: String,
     },
+}
+
+pub(super) fn file_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ClusterError {
+    let path = path.to_owned();
+    move |source| ClusterError::File { action, path, source }
+}
+
+pub(super) fn process_error(action: &'static str, what: &str) -> impl FnOnce(io::Error) -> ClusterError {
+    let what = what.to_owned();
+    move |source| ClusterError::Process { action, what, source }
 }

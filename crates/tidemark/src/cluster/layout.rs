@@ -1,7 +1,8 @@
 //! Where everything of a local cluster is: folders, files, ports.
 
 use super::{
-    Node, PortBlock,
+    LocalCluster, Node, PortBlock,
+    engine::User,
     store::{ClusterStore, StorePlace},
 };
 use std::path::{Path, PathBuf};
@@ -17,8 +18,10 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Ports per node: main, metrics, and one more for the log's administration.
-    const PORTS: u16 = 3;
+    /// Ports per node: main and metrics; for a NATS server, clients and other servers.
+    const PORTS: u16 = 2;
+    /// Places of nodes before those of the second admin and the NATS servers: the log, the admin, the workers.
+    const PLACES: u16 = 2 + LocalCluster::WORKERS_MAX as u16;
 
     pub(super) fn new(
         dir: PathBuf,
@@ -43,6 +46,8 @@ impl Layout {
             Node::Log => 0,
             Node::Admin => 1,
             Node::Worker(number) => 1 + u16::try_from(number).unwrap_or(0),
+            Node::SecondAdmin => Self::PLACES,
+            Node::Nats(number) => Self::PLACES + u16::try_from(number).unwrap_or(0),
         };
         self.first_port + place * Self::PORTS + index
     }
@@ -56,7 +61,13 @@ impl Layout {
     }
 
     pub(super) fn log_admin_listen(&self) -> String {
-        format!("127.0.0.1:{}", self.port(Node::Log, 2))
+        // Second to last of the block; the last one is for the store.
+        format!("127.0.0.1:{}", self.first_port + PortBlock::LENGTH - 2)
+    }
+
+    /// Where a NATS server listens to the others.
+    pub(super) fn nats_route(&self, node: Node) -> String {
+        format!("127.0.0.1:{}", self.port(node, 1))
     }
 
     pub(super) fn store_listen(&self) -> String {
@@ -64,7 +75,11 @@ impl Layout {
     }
 
     pub(super) fn url(&self, node: Node) -> String {
-        format!("{}://{}", self.scheme(), self.listen(node))
+        let scheme = match node {
+            Node::Nats(_) => "nats",
+            _ => self.scheme(),
+        };
+        format!("{scheme}://{}", self.listen(node))
     }
 
     pub(super) fn log_admin_url(&self) -> String {
@@ -84,7 +99,21 @@ impl Layout {
     }
 
     pub(super) fn config(&self, node: Node) -> PathBuf {
-        self.dir.join("config").join(format!("{node}.toml"))
+        let name = match node {
+            // The same for all of them.
+            Node::Nats(_) => "nats-server.conf".to_owned(),
+            _ => format!("{node}.toml"),
+        };
+        self.dir.join("config").join(name)
+    }
+
+    /// What the configuration of the NATS servers includes.
+    pub(super) fn nats_users(&self) -> PathBuf {
+        self.dir.join("config").join("users.conf")
+    }
+
+    pub(super) fn nats_login(&self, user: User) -> PathBuf {
+        self.dir.join("config").join(format!("{user}.login"))
     }
 
     pub(super) fn log(&self, node: Node) -> PathBuf {
@@ -103,4 +132,38 @@ fn bucket_in(dir: &Path) -> PathBuf {
 /// Returns where a server of the store listens: at the last port of the block, behind those of all nodes.
 fn store_address(first_port: u16) -> String {
     format!("127.0.0.1:{}", first_port + PortBlock::LENGTH - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::{Engine, Settings};
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn no_two_services_of_the_largest_cluster_share_a_port() {
+        let ports = PortBlock::take().unwrap();
+        let workers = LocalCluster::WORKERS_MAX;
+        let layout = Layout::new("/tmp".into(), workers, &ClusterStore::Folder, &ports, false);
+        let on = |engine| Settings {
+            engine,
+            second_admin: true,
+            ..Settings::default()
+        };
+        let mut nodes: BTreeSet<Node> = Node::all(workers, &on(Engine::Embedded)).into_iter().collect();
+        let program = PathBuf::new();
+        nodes.extend(Node::all(workers, &on(Engine::Nats { program })));
+        let mut addresses = vec![layout.log_admin_listen(), layout.store_listen()];
+        for node in &nodes {
+            addresses.extend([layout.listen(*node), layout.metrics_listen(*node)]);
+        }
+        let distinct: BTreeSet<&String> = addresses.iter().collect();
+        assert_eq!(
+            (nodes.len(), distinct.len()),
+            (14, addresses.len()),
+            "{addresses:?}"
+        );
+        let last = format!("127.0.0.1:{}", ports.port(PortBlock::LENGTH - 1));
+        assert!(addresses.iter().all(|address| *address <= last), "{addresses:?}");
+    }
 }

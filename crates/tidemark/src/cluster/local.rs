@@ -1,11 +1,14 @@
 //! A running local cluster.
 
 use super::{
-    ClusterError, ClusterStore, Endpoints, Node, PortBlock, Settings, StorePlace, config,
+    ClusterError, ClusterStore, Endpoints, Engine, Node, PortBlock, Settings, StorePlace, config,
+    engine::{NatsServers, SERVER_IS_READY, log_arguments},
+    error::{file_error, process_error},
     layout::Layout,
-    process::{NodeProcess, last_lines},
+    process::{LOG_LINES, Manner, NodeProcess, last_lines},
     wait_for,
 };
+use snapshot_store::Entropy;
 use std::{
     collections::BTreeMap,
     io,
@@ -14,13 +17,21 @@ use std::{
     time::Duration,
 };
 
-const READY_WITHIN: Duration = Duration::from_secs(60);
 const STOP_WITHIN: Duration = Duration::from_secs(30);
 const INIT_WITHIN: Duration = Duration::from_secs(60);
-const LOG_LINES: usize = 20;
-/// With what the line begins that a node prints once it serves, and the one of a store's server.
-const NODE_IS_READY: &str = "ready ";
-const STORE_IS_READY: &str = "http://";
+
+const NODE: Manner = Manner {
+    is_ready: |line| line.starts_with("ready "),
+    watches_stdin: true,
+};
+const STORE: Manner = Manner {
+    is_ready: |line| line.starts_with("http://"),
+    watches_stdin: true,
+};
+const NATS_SERVER: Manner = Manner {
+    is_ready: |line| line.ends_with(SERVER_IS_READY),
+    watches_stdin: false,
+};
 
 /// What a local cluster is to be.
 #[derive(Clone, Debug)]
@@ -41,8 +52,8 @@ pub struct ClusterSpec {
     pub settings: Settings,
 }
 
-/// One log, one admin and some workers, each a process of its own, and the store's server where it has one. All of them
-/// end when this is dropped.
+/// What keeps the logs, one admin or two, and some workers, each a process of its own, and the store's server where it has
+/// one. All of them end when this is dropped.
 #[derive(Debug)]
 pub struct LocalCluster {
     spec: ClusterSpec,
@@ -50,6 +61,7 @@ pub struct LocalCluster {
     endpoints: Endpoints,
     processes: BTreeMap<Node, NodeProcess>,
     store_server: Option<NodeProcess>,
+    nats: Option<NatsServers>,
     _ports: PortBlock,
 }
 
@@ -86,16 +98,21 @@ impl LocalCluster {
         if spec.store.is_own() {
             make_folder(&layout.bucket())?;
         }
-        for node in Node::all(spec.workers) {
+        let nodes = Node::all(spec.workers, &spec.settings);
+        for &node in &nodes {
             let path = layout.config(node);
             std::fs::write(&path, config::render(node, &layout, &spec.settings))
                 .map_err(file_error("write", &path))?;
         }
-        let nodes = Node::all(spec.workers);
+        let nats = match &spec.settings.engine {
+            Engine::Embedded => None,
+            Engine::Nats { program } => Some(NatsServers::create(program, &layout, &Entropy::from_os())?),
+        };
         let endpoints = Endpoints {
             urls: nodes.iter().map(|node| (*node, layout.url(*node))).collect(),
             metrics: nodes
                 .iter()
+                .filter(|node| !matches!(node, Node::Nats(_)))
                 .map(|node| (*node, layout.metrics_listen(*node)))
                 .collect(),
             log_admin: layout.log_admin_url(),
@@ -108,6 +125,7 @@ impl LocalCluster {
             endpoints,
             processes: BTreeMap::new(),
             store_server: None,
+            nats,
             _ports: ports,
         })
     }
@@ -119,14 +137,34 @@ impl LocalCluster {
     pub async fn launch(spec: ClusterSpec) -> Result<Self, ClusterError> {
         let mut cluster = Self::create(spec)?;
         cluster.start_store().await?;
-        cluster.start(Node::Log).await?;
+        cluster.start_logs().await?;
         cluster.init().await?;
-        for node in cluster.nodes() {
-            if !cluster.is_running(node) {
-                cluster.start(node).await?;
+        cluster.start_rest().await?;
+        Ok(cluster)
+    }
+
+    /// Starts what keeps the logs, and waits until logs can be created there.
+    ///
+    /// # Errors
+    /// As for [`LocalCluster::start`], and when NATS servers do not work together in time.
+    pub async fn start_logs(&mut self) -> Result<(), ClusterError> {
+        for node in self.spec.settings.engine.nodes() {
+            self.start(node).await?;
+        }
+        self.until_logs_serve().await
+    }
+
+    /// Starts all nodes that do not run, one after the other.
+    ///
+    /// # Errors
+    /// As for [`LocalCluster::start`].
+    pub async fn start_rest(&mut self) -> Result<(), ClusterError> {
+        for node in self.nodes() {
+            if !self.is_running(node) {
+                self.start(node).await?;
             }
         }
-        Ok(cluster)
+        Ok(())
     }
 
     /// Starts the server of the store, where the cluster has one, and waits until it listens.
@@ -136,7 +174,8 @@ impl LocalCluster {
     pub async fn start_store(&mut self) -> Result<(), ClusterError> {
         if let Some(command) = self.store_command() {
             let log = self.layout.store_log();
-            self.store_server = Some(spawn_ready("the store's server", command, &log, STORE_IS_READY).await?);
+            let server = NodeProcess::spawn_ready("the store's server", command, &log, STORE).await?;
+            self.store_server = Some(server);
         }
         Ok(())
     }
@@ -147,7 +186,8 @@ impl LocalCluster {
     /// When the command fails; the error says what it said.
     pub async fn init(&self) -> Result<(), ClusterError> {
         let partitions = self.spec.partitions.to_string();
-        let (store, log_admin) = (self.store(), self.layout.log_admin_url());
+        let store = self.store();
+        let logs = log_arguments(&self.spec.settings.engine, &self.layout);
         let options = store.options.iter().map(|(key, value)| format!("{key}={value}"));
         let options: Vec<String> = options.collect();
         let arguments = [
@@ -158,11 +198,8 @@ impl LocalCluster {
             "--partitions",
             &partitions,
         ];
-        let mut arguments = [
-            &arguments[..],
-            &["--store", &store.url, "--log-admin", &log_admin],
-        ]
-        .concat();
+        let mut arguments = [&arguments[..], &["--store", &store.url]].concat();
+        arguments.extend(logs.iter().map(String::as_str));
         for option in &options {
             arguments.extend(["--store-option", option]);
         }
@@ -218,17 +255,20 @@ impl LocalCluster {
                 state: "running",
             });
         }
-        let mut command = self.command();
-        match node {
-            Node::Log => command.args(["log", "serve"]),
-            Node::Admin => command.arg("admin"),
-            Node::Worker(_) => command.arg("worker"),
+        let (command, manner) = match (node, &self.nats) {
+            (Node::Nats(_), Some(servers)) => (servers.command(&self.layout, node), NATS_SERVER),
+            _ => {
+                let mut command = self.command();
+                command
+                    .args(role(node))
+                    .arg("--config")
+                    .arg(self.layout.config(node))
+                    .arg("--exit-on-stdin-close");
+                (command, NODE)
+            }
         };
-        command
-            .arg("--config")
-            .arg(self.layout.config(node))
-            .arg("--exit-on-stdin-close");
-        let process = spawn_ready(&node.to_string(), command, &self.layout.log(node), NODE_IS_READY).await?;
+        let log = self.layout.log(node);
+        let process = NodeProcess::spawn_ready(&node.to_string(), command, &log, manner).await?;
         self.processes.insert(node, process);
         Ok(())
     }
@@ -284,7 +324,7 @@ impl LocalCluster {
         for log_too in [false, true] {
             let mut ending: Vec<NodeProcess> = Vec::new();
             for node in self.nodes() {
-                if (node == Node::Log) == log_too
+                if node.keeps_logs() == log_too
                     && let Some(process) = self.processes.remove(&node)
                 {
                     ending.push(process);
@@ -326,12 +366,16 @@ impl LocalCluster {
 
     /// Returns all nodes, in the order in which they are started.
     pub fn nodes(&self) -> Vec<Node> {
-        Node::all(self.spec.workers)
+        Node::all(self.spec.workers, &self.spec.settings)
     }
 
     /// Returns where the nodes are reached.
     pub fn endpoints(&self) -> &Endpoints {
         &self.endpoints
+    }
+
+    pub(super) fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     /// Returns what the cluster was made from.
@@ -392,17 +436,14 @@ impl LocalCluster {
             // It ends with its standard input, which a job in the background does not have.
             format!("tail -f /dev/null | {}", words.display())
         });
-        let command = |node: Node| {
-            let role = match node {
-                Node::Log => "log serve",
-                Node::Admin => "admin",
-                Node::Worker(_) => "worker",
-            };
-            format!(
-                "{} {role} --config {}",
+        let command = |node: Node| match (node, &self.nats) {
+            (Node::Nats(_), Some(servers)) => servers.line(&self.layout, node),
+            _ => format!(
+                "{} {} --config {}",
                 self.spec.binary.display(),
+                role(node).join(" "),
                 self.config_path(node).display()
-            )
+            ),
         };
         server
             .into_iter()
@@ -435,46 +476,17 @@ impl LocalCluster {
     }
 }
 
-/// Starts a process and waits until it prints a line that begins with `ready`.
-async fn spawn_ready(
-    what: &str,
-    command: Command,
-    log: &Path,
-    ready: &'static str,
-) -> Result<NodeProcess, ClusterError> {
-    let mut process = NodeProcess::spawn(command, log).map_err(process_error("start", what))?;
-    let mut ended = None;
-    wait_for(&format!("{what} to serve"), READY_WITHIN, async || {
-        ended = process.ended().map_err(|error| error.to_string())?;
-        match process.line_with(ready) {
-            _ if ended.is_some() => Ok(()),
-            Ok(Some(_)) => Ok(()),
-            Ok(None) => Err(format!("its log ends with:\n{}", last_lines(log, LOG_LINES))),
-            Err(error) => Err(error.to_string()),
-        }
-    })
-    .await?;
-    match ended {
-        None => Ok(process),
-        Some(status) => Err(ClusterError::Exited {
-            what: what.to_owned(),
-            status,
-            log: log.to_owned(),
-            tail: last_lines(log, LOG_LINES),
-        }),
+/// Returns the command of the binary that serves as `node`.
+fn role(node: Node) -> &'static [&'static str] {
+    match node {
+        Node::Log => &["log", "serve"],
+        Node::Admin | Node::SecondAdmin => &["admin"],
+        Node::Worker(_) => &["worker"],
+        // Another program serves as that.
+        Node::Nats(_) => &[],
     }
 }
 
 fn make_folder(path: &Path) -> Result<(), ClusterError> {
     std::fs::create_dir_all(path).map_err(file_error("create", path))
-}
-
-fn file_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ClusterError {
-    let path = path.to_owned();
-    move |source| ClusterError::File { action, path, source }
-}
-
-fn process_error(action: &'static str, what: &str) -> impl FnOnce(io::Error) -> ClusterError {
-    let what = what.to_owned();
-    move |source| ClusterError::Process { action, what, source }
 }

@@ -4,9 +4,14 @@ use super::{
     DemoError,
     scenario::{STEP_WITHIN, Stage, reason},
 };
-use crate::cluster::{ClusterError, Node, wait_for};
+use crate::{
+    cluster::{Node, wait_for},
+    wire_security::SecuredChannel,
+};
 use object_store::{ObjectStore, ObjectStoreExt as _, path::Path as StorePath};
-use snapshot_proto::v1::{PauseRequest, ReplicaStatus, ResumeRequest};
+use snapshot_proto::v1::{
+    PauseRequest, ReplicaStatus, ResumeRequest, admin_service_client::AdminServiceClient,
+};
 use snapshot_store::{PartitionId, format::Keys, open_store};
 
 impl Stage<'_> {
@@ -42,8 +47,10 @@ impl Stage<'_> {
             by: "demo".to_owned(),
             reason: "the newest snapshot is about to be damaged".to_owned(),
         };
-        let answer = self.endpoints.admin().await?.pause(request).await;
-        answer.map_err(|status| self.refused(&status))?;
+        self.ask_admin("the admin to pause the partition", async |mut admin| {
+            admin.pause(request.clone()).await.map(drop)
+        })
+        .await?;
         let mut idle = 0;
         wait_for(
             "no snapshot of the paused partition to be in the making",
@@ -79,18 +86,25 @@ impl Stage<'_> {
         let request = ResumeRequest {
             partition: Some(partition),
         };
-        let answer = self.endpoints.admin().await?.resume(request).await;
-        answer.map(drop).map_err(|status| self.refused(&status))
+        self.ask_admin("the admin to resume the partition", async |mut admin| {
+            admin.resume(request).await.map(drop)
+        })
+        .await
     }
 
-    fn refused(&self, status: &tonic::Status) -> DemoError {
-        let url = self.endpoints.url(Node::Admin).to_owned();
-        ClusterError::Unreachable {
-            node: Node::Admin,
-            url,
-            detail: status.message().to_owned(),
-        }
-        .into()
+    /// Asks the admin that acts for something that can be repeated; again while none acts, because one of two is taking over.
+    async fn ask_admin(
+        &self,
+        what: &str,
+        request: impl AsyncFn(AdminServiceClient<SecuredChannel>) -> Result<(), tonic::Status>,
+    ) -> Result<(), DemoError> {
+        wait_for(what, STEP_WITHIN, async || {
+            let admin = self.endpoints.admin().await;
+            let answer = request(admin.map_err(|error| error.to_string())?).await;
+            answer.map_err(|status| status.message().to_owned())
+        })
+        .await?;
+        Ok(())
     }
 
     /// Flips one bit in the largest file of the newest snapshot; returns its id and LSN.

@@ -30,9 +30,6 @@ pub enum DemoError {
     /// The cluster did not do what was asked, or not in time.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
-    /// The log cannot be asked.
-    #[error("cannot ask the log: {0}")]
-    Log(String),
     /// A write or read of pairs failed for good.
     #[error(transparent)]
     Kv(#[from] KvError),

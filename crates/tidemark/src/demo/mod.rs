@@ -1,22 +1,26 @@
 //! `tidemark demo`: a real cluster does the whole job on this machine, and says whether all is as it must be.
 //!
-//! One log, one admin and three workers run as processes of their own. An import writes to them while nodes are
-//! killed, wiped and stopped and a stored snapshot is damaged:
+//! One log, one admin and three workers run as processes of their own, or three NATS servers, two admins and three workers. An
+//! import writes to them while nodes are killed, wiped and stopped and a stored snapshot is damaged:
 //!
 //! 1. `input`: the records, from a file or a generator. `expected`: what the cluster must hold at the end, by
 //!    a reader of its own.
 //! 2. `load`: acknowledged writes, one share of the records per scenario. `observer`: what is seen meanwhile.
-//! 3. `scenario`: the four recoveries; `damage`: the bit that is flipped for one of them. `verdict`: the comparison at the end. `report`: table and JSON.
+//! 3. `scenario`: the recoveries; `losses`: those of admins and NATS servers; `damage`: the bit that is flipped for one of them.
+//!    `logs`: the logs, asked directly. `verdict`: the comparison at the end. `report`: table and JSON.
 //!
-//! `store`: where the snapshots go: a folder of the demo's own, an S3 server that it starts, or any store there is.
+//! `engine`: what keeps the logs. `store`: where the snapshots go: a folder of the demo's own, an S3 server that it starts, or any store there is.
 //!
 //! Everything has a deadline. Interrupting it ends all processes and removes the temporary folder.
 
 mod damage;
+mod engine;
 mod error;
 mod expected;
 mod input;
 mod load;
+mod logs;
+mod losses;
 mod observer;
 mod progress;
 mod report;
@@ -24,12 +28,13 @@ mod scenario;
 mod store;
 mod verdict;
 
+pub use engine::EngineArgs;
 pub use error::DemoError;
 pub use report::{DemoReport, PartitionReport, Recovery, RecoveryKind, SnapshotReport};
 pub use store::StoreArgs;
 
 use crate::{
-    cluster::{ClusterSpec, LocalCluster, Settings},
+    cluster::{ClusterSpec, Engine, LocalCluster, Settings},
     output::OutputFormat,
 };
 use input::Input;
@@ -55,6 +60,9 @@ pub struct DemoArgs {
     /// Partitions of the cluster.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub partitions: u32,
+    /// What keeps the logs.
+    #[command(flatten)]
+    pub engine: EngineArgs,
     /// Where the snapshots go.
     #[command(flatten)]
     pub store: StoreArgs,
@@ -65,12 +73,15 @@ Examples:
   tidemark demo
   tidemark demo packages.jsonl.gz --output json
   tidemark demo --records 6000 --keep /tmp/tidemark-demo
+  tidemark demo --engine nats --nats-server /usr/local/bin/nats-server
   tidemark demo --store s3://bucket/demos --store-option region=eu-central-1";
 
 /// How many workers the demo runs.
 const WORKERS: u32 = 3;
 /// Into how many parts a partition's share of the import is cut by snapshots, if it were written evenly.
 const SNAPSHOTS_PER_IMPORT: u64 = 8;
+/// How long an admin that is gone keeps another one from acting.
+const LEASE_TERM_MS: u32 = 3_000;
 /// Below this a snapshot would be due at every look of the admin.
 const SNAPSHOT_AFTER_RECORDS_MIN: u64 = 20;
 
@@ -102,7 +113,7 @@ async fn play(args: DemoArgs, output: OutputFormat) -> Result<DemoReport, DemoEr
         workers: WORKERS,
         partitions: args.partitions,
         store,
-        settings: settings(input.records.len(), args.partitions),
+        settings: settings(input.records.len(), args.partitions, args.engine.choose()),
     };
     let progress = Progress::new(input.records.len());
     let mut cluster = LocalCluster::create(spec)?;
@@ -137,10 +148,15 @@ async fn play(args: DemoArgs, output: OutputFormat) -> Result<DemoReport, DemoEr
 }
 
 /// Returns thresholds under which every partition is snapshotted and trimmed several times during the import.
-fn settings(records: usize, partitions: u32) -> Settings {
+fn settings(records: usize, partitions: u32, engine: Engine) -> Settings {
     let share = records as u64 / u64::from(partitions).max(1);
     let snapshot_after_records = (share / SNAPSHOTS_PER_IMPORT).max(SNAPSHOT_AFTER_RECORDS_MIN);
+    let second_admin = engine != Engine::Embedded;
+    let lease = format!("[scheduler]\nlease_term_ms = {LEASE_TERM_MS}\n");
     Settings {
+        engine,
+        second_admin,
+        overrides: second_admin.then_some(("admin", lease)).into_iter().collect(),
         snapshot_after_records,
         lag_records_max: snapshot_after_records / 2,
         // A worker that stays away does not hold the trim for longer than two snapshots.
@@ -231,7 +247,7 @@ mod tests {
     fn thresholds_follow_from_the_size_of_the_import() {
         for (records, partitions, expected) in [(60_000, 8, 937), (63_666, 8, 994), (100, 8, 20), (0, 1, 20)]
         {
-            let settings = settings(records, partitions);
+            let settings = settings(records, partitions, Engine::Embedded);
             assert_eq!(settings.snapshot_after_records, expected);
             assert!(settings.lag_records_max < settings.snapshot_after_records);
         }

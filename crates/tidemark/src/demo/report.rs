@@ -83,6 +83,10 @@ pub enum RecoveryKind {
     Fallback,
     /// The admin was killed.
     AdminRestart,
+    /// The admin that acted was killed, and another one was there.
+    AdminTakeover,
+    /// A NATS server was killed.
+    ServerLoss,
 }
 
 impl RecoveryKind {
@@ -93,6 +97,8 @@ impl RecoveryKind {
             RecoveryKind::TrimGap => "trim-gap",
             RecoveryKind::Fallback => "fallback",
             RecoveryKind::AdminRestart => "admin-restart",
+            RecoveryKind::AdminTakeover => "admin-takeover",
+            RecoveryKind::ServerLoss => "server-loss",
         }
     }
 }
@@ -106,7 +112,8 @@ pub struct Recovery {
     pub node: String,
     /// How many partitions came back in this way.
     pub partitions: usize,
-    /// From the start of the process until the last of its partitions was active (the admin: decided about).
+    /// From the start of the process until the last of its partitions was active (the admin: decided about; a NATS server: up
+    /// to date). Of a takeover: from the kill of the other admin on.
     pub duration_ms: u64,
     /// How many should have.
     #[serde(skip)]

@@ -5,21 +5,21 @@ use super::{
     progress::Progress, verdict,
 };
 use crate::{
-    cluster::{Endpoints, LocalCluster, Node, wait_for},
+    cluster::{Endpoints, Engine, LocalCluster, Node, wait_for},
     kv::KvClient,
+    roles::LogEnds,
 };
-use partition_log::{Log as _, remote::RemoteLog};
 use snapshot_proto::v1::{
-    ClusterStatus, FinishedRestore, Liveness, PartitionState, ReplicaStatus, RestoreKind, WorkerStatus,
+    ClusterStatus, FinishedRestore, PartitionState, ReplicaStatus, RestoreKind, WorkerStatus,
 };
-use snapshot_store::{PartitionId, Repository, Seams};
+use snapshot_store::{Repository, Seams};
 use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
 /// How long one step may take.
 pub(super) const STEP_WITHIN: Duration = Duration::from_secs(120);
 /// How long writes go on against a node that is gone before it comes back.
-const AWAY: Duration = Duration::from_millis(1500);
+pub(super) const AWAY: Duration = Duration::from_millis(1500);
 
 /// The worker that is killed and wiped, the one that is stopped for a while, and the one that meets a damaged
 /// snapshot.
@@ -43,6 +43,8 @@ pub(super) async fn play(
         input.records.len()
     ));
     let endpoints = cluster.endpoints().clone();
+    let settings = &cluster.spec().settings;
+    let (engine, two_admins) = (settings.engine.clone(), settings.second_admin);
     start(cluster, progress).await?;
     let repository = cluster.store().open(Seams::real());
     let repository = repository.map_err(|error| DemoError::Bucket(error.to_string()))?;
@@ -50,12 +52,14 @@ pub(super) async fn play(
     let client = KvClient::connect(endpoints.worker_urls()).await?;
     let mut load = Load::new(client.clone(), input, threshold, progress);
     let mut stage = Stage {
+        logs: cluster.open_logs().await?,
         cluster,
         endpoints,
         repository,
         partitions,
         progress,
         recoveries: Vec::new(),
+        notes: Vec::new(),
     };
 
     load.write_while(
@@ -64,8 +68,14 @@ pub(super) async fn play(
     )
     .await?;
     load.write_while(45, stage.bootstrap()).await?;
+    if engine != Engine::Embedded {
+        load.write_while(55, stage.server_loss()).await?;
+    }
     load.write_while(60, stage.trim_gap()).await?;
-    load.write_while(70, stage.admin_restart()).await?;
+    match two_admins {
+        true => load.write_while(70, stage.admin_takeover()).await?,
+        false => load.write_while(70, stage.admin_restart()).await?,
+    }
     load.write_while(80, stage.fallback()).await?;
     load.write_while(100, stage.until_trimmed_twice(&observer))
         .await?;
@@ -74,27 +84,50 @@ pub(super) async fn play(
         load.acknowledged(),
         load.filler_records()
     ));
-    let recoveries = std::mem::take(&mut stage.recoveries);
     let end = verdict::settled(&stage.endpoints, partitions).await?;
-    let fillers = load.filler_records();
-    verdict::reach(&client, end, &observer.history(), &expected, recoveries, fillers).await
+    let run = Run {
+        holes: match engine {
+            Engine::Embedded => None,
+            Engine::Nats { .. } => Some(stage.holes().await),
+        },
+        recoveries: stage.recoveries,
+        notes: stage.notes,
+        fillers: load.filler_records(),
+        two_admins,
+    };
+    verdict::reach(&client, end, &observer.history(), &expected, run).await
+}
+
+/// What a run has left to judge, beside the state of the cluster.
+#[derive(Debug, Default)]
+pub(super) struct Run {
+    pub(super) recoveries: Vec<Recovery>,
+    pub(super) notes: Vec<String>,
+    /// Filler records that were acknowledged.
+    pub(super) fillers: u64,
+    /// What is missing in the logs of NATS servers, in sentences; `None` with the log server, whose logs are not read.
+    pub(super) holes: Option<Vec<String>>,
+    pub(super) two_admins: bool,
 }
 
 /// Starts all nodes and waits until every partition is active everywhere and led.
 async fn start(cluster: &mut LocalCluster, progress: &Progress) -> Result<(), DemoError> {
     cluster.start_store().await?;
+    let logs = match cluster.spec().settings.engine {
+        Engine::Embedded => "the log",
+        Engine::Nats { .. } => "three NATS servers",
+    };
     progress.say(format_args!(
-        "starting the log and creating the cluster, with its snapshots in {}",
+        "starting {logs} and creating the cluster, with its snapshots in {}",
         cluster.store().url
     ));
-    cluster.start(Node::Log).await?;
+    cluster.start_logs().await?;
     cluster.init().await?;
-    progress.say("starting workers and admin");
-    for node in cluster.nodes() {
-        if !cluster.is_running(node) {
-            cluster.start(node).await?;
-        }
-    }
+    progress.say(match cluster.spec().settings.second_admin {
+        true => "starting workers and two admins",
+        false => "starting workers and admin",
+    });
+    cluster.start_rest().await?;
     let (endpoints, partitions) = (cluster.endpoints().clone(), cluster.spec().partitions);
     wait_for(
         "every partition to be led and active on every worker",
@@ -118,7 +151,7 @@ async fn start(cluster: &mut LocalCluster, progress: &Progress) -> Result<(), De
 }
 
 /// Looks at every partition of `status`; the first that is not as wanted is the answer.
-fn every_partition(
+pub(super) fn every_partition(
     status: &ClusterStatus,
     partitions: u32,
     check: impl Fn(&snapshot_proto::v1::PartitionView) -> Result<(), String>,
@@ -165,12 +198,18 @@ pub(super) struct Stage<'a> {
     pub(super) repository: Repository,
     pub(super) partitions: u32,
     pub(super) progress: &'a Progress,
+    pub(super) logs: LogEnds,
     recoveries: Vec<Recovery>,
+    notes: Vec<String>,
 }
 
 impl Stage<'_> {
     /// Waits until the log of every partition is trimmed beyond the LSN given for it, or beyond 0.
-    async fn until_trimmed_past(&self, what: &str, beyond: BTreeMap<u32, u64>) -> Result<(), DemoError> {
+    pub(super) async fn until_trimmed_past(
+        &self,
+        what: &str,
+        beyond: BTreeMap<u32, u64>,
+    ) -> Result<(), DemoError> {
         self.progress.say(format_args!("waiting for {what}"));
         wait_for(what, STEP_WITHIN, async || {
             let status = self
@@ -257,54 +296,6 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// Kills the admin and starts it again; then it must go on trimming.
-    async fn admin_restart(&mut self) -> Result<(), DemoError> {
-        self.progress.say("killing the admin while writes go on");
-        self.cluster.kill(Node::Admin)?;
-        tokio::time::sleep(AWAY).await;
-        let started = Instant::now();
-        self.cluster.start(Node::Admin).await?;
-        let seen = wait_for(
-            "the admin to decide about every partition again",
-            STEP_WITHIN,
-            async || {
-                let status = self
-                    .endpoints
-                    .cluster_status()
-                    .await
-                    .map_err(|error| error.to_string())?;
-                if let Some(node) = status.nodes.iter().find(|node| node.liveness() != Liveness::Live) {
-                    return Err(format!("{} is {}", node.node, node.liveness().as_str_name()));
-                }
-                every_partition(&status, self.partitions, |view| {
-                    match view.trim.as_ref().map(|trim| trim.code.as_str()) {
-                        None | Some("" | "view-warming" | "stale-view") => Err(reason(view.trim.as_ref())),
-                        Some(_) => Ok(()),
-                    }
-                })?;
-                Ok(status)
-            },
-        )
-        .await?;
-        let duration = started.elapsed();
-        let decided = (0..self.partitions)
-            .map(|number| (number, String::new()))
-            .collect();
-        self.recovered(
-            RecoveryKind::AdminRestart,
-            Node::Admin,
-            duration,
-            self.partitions as usize,
-            decided,
-        );
-        let trim_points = seen
-            .partitions
-            .iter()
-            .map(|view| (view.partition, view.trim_point.unwrap_or(0)));
-        self.until_trimmed_past("the new admin to trim every partition", trim_points.collect())
-            .await
-    }
-
     /// Damages the newest snapshot of one partition and wipes a worker, which then must take an older one.
     async fn fallback(&mut self) -> Result<(), DemoError> {
         let node = Node::Worker(MISLED);
@@ -326,6 +317,12 @@ impl Stage<'_> {
         self.until_sound(partition, damaged_lsn).await
     }
 
+    /// Keeps something for the end that a person may want to know.
+    pub(super) fn note(&mut self, note: String) {
+        self.progress.say(&note);
+        self.notes.push(note);
+    }
+
     /// Starts a worker and measures the time until all its partitions are active.
     async fn bring_back(&mut self, worker: u32) -> Result<(WorkerStatus, Duration), DemoError> {
         let node = Node::Worker(worker);
@@ -339,7 +336,7 @@ impl Stage<'_> {
         Ok((status, started.elapsed()))
     }
 
-    fn recovered(
+    pub(super) fn recovered(
         &mut self,
         kind: RecoveryKind,
         node: Node,
@@ -360,26 +357,6 @@ impl Stage<'_> {
             partitions_expected,
             restores,
         });
-    }
-
-    /// Returns the tail of every partition's log, as the log itself says: the admin's view may be older than what a worker
-    /// that just stopped has applied.
-    async fn tails(&self) -> Result<BTreeMap<u32, u64>, DemoError> {
-        let url = self.endpoints.url(Node::Log);
-        let log = RemoteLog::connect_lazy(url).map_err(|error| DemoError::Log(error.to_string()))?;
-        let tails = wait_for("the tails of all partitions", STEP_WITHIN, async || {
-            let mut tails = BTreeMap::new();
-            for number in 0..self.partitions {
-                let info = log
-                    .info(PartitionId::new(number))
-                    .await
-                    .map_err(|error| error.to_string())?;
-                tails.insert(number, info.tail.get());
-            }
-            Ok(tails)
-        })
-        .await?;
-        Ok(tails)
     }
 }
 

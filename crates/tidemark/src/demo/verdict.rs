@@ -5,7 +5,7 @@ use super::{
     expected::Expected,
     observer::History,
     report::{Check, human_bytes},
-    scenario::{STEP_WITHIN, all_active},
+    scenario::{Run, STEP_WITHIN, all_active},
 };
 use crate::{
     cluster::{Endpoints, wait_for},
@@ -98,15 +98,15 @@ pub(super) async fn reach(
     settled: BTreeMap<u32, Settled>,
     history: &History,
     expected: &Expected,
-    recoveries: Vec<Recovery>,
-    fillers: u64,
+    run: Run,
 ) -> Result<DemoReport, DemoError> {
     let whole = client.digest().await?;
     let partitions: Vec<PartitionReport> = settled
         .iter()
-        .map(|(number, end)| partition_report(*number, end, history, &recoveries))
+        .map(|(number, end)| partition_report(*number, end, history, &run.recoveries))
         .collect();
-    let checks = vec![
+    let (wanted, recovered) = wanted(&run);
+    let mut checks = vec![
         Check::none_of(
             "the content is that of the input",
             content_faults(&whole, expected),
@@ -121,15 +121,17 @@ pub(super) async fn reach(
             guard_faults(&partitions, history),
         ),
         Check::none_of("followers made the snapshots", producer_faults(&partitions)),
-        Check::none_of("all four recoveries succeeded", recovery_faults(&recoveries)),
+        Check::none_of(recovered, recovery_faults(&wanted, &run.recoveries)),
     ];
-    let notes = notes(&partitions, fillers);
+    checks.extend(run.holes.map(|holes| Check::none_of("no log has a hole", holes)));
+    let mut notes = notes(&partitions, run.fillers);
+    notes.extend(run.notes);
     Ok(DemoReport {
         ok: checks.iter().all(|check| check.failure.is_none()),
         records: whole.pairs,
         digest: whole.digest.to_string(),
         partitions,
-        recoveries,
+        recoveries: run.recoveries,
         checks,
         notes,
     })
@@ -253,13 +255,27 @@ fn producer_faults(partitions: &[PartitionReport]) -> Vec<String> {
     partitions.iter().filter(by_leaders).map(say).collect()
 }
 
-fn recovery_faults(recoveries: &[Recovery]) -> Vec<String> {
-    let wanted = [
+/// Returns the recoveries that a run must have had, and what they are called together.
+fn wanted(run: &Run) -> (Vec<RecoveryKind>, &'static str) {
+    let mut wanted = vec![
         RecoveryKind::Bootstrap,
         RecoveryKind::TrimGap,
-        RecoveryKind::AdminRestart,
         RecoveryKind::Fallback,
     ];
+    wanted.push(match run.two_admins {
+        true => RecoveryKind::AdminTakeover,
+        false => RecoveryKind::AdminRestart,
+    });
+    match run.holes {
+        None => (wanted, "all four recoveries succeeded"),
+        Some(_) => {
+            wanted.push(RecoveryKind::ServerLoss);
+            (wanted, "all five recoveries succeeded")
+        }
+    }
+}
+
+fn recovery_faults(wanted: &[RecoveryKind], recoveries: &[Recovery]) -> Vec<String> {
     let fault = |kind: RecoveryKind| match recoveries.iter().find(|recovery| recovery.kind == kind) {
         None => Some(format!("no {}", kind.as_str())),
         Some(recovery) if recovery.partitions < recovery.partitions_expected => Some(format!(
@@ -271,7 +287,7 @@ fn recovery_faults(recoveries: &[Recovery]) -> Vec<String> {
         )),
         Some(_) => None,
     };
-    wanted.into_iter().filter_map(fault).collect()
+    wanted.iter().copied().filter_map(fault).collect()
 }
 
 #[cfg(test)]
@@ -324,8 +340,21 @@ mod tests {
             recovery(RecoveryKind::TrimGap, 8),
             recovery(RecoveryKind::AdminRestart, 8),
         ];
-        assert_eq!(recovery_faults(&all), ["no fallback"]);
+        let embedded = Run::default();
+        let faults = |run, all: &[Recovery]| recovery_faults(&wanted(run).0, all);
+        assert_eq!(faults(&embedded, &all), ["no fallback"]);
         all.push(recovery(RecoveryKind::Fallback, 7));
-        assert_eq!(recovery_faults(&all), ["fallback of worker-1: 7 of 8 partitions"]);
+        assert_eq!(
+            faults(&embedded, &all),
+            ["fallback of worker-1: 7 of 8 partitions"]
+        );
+        let on_nats = Run {
+            holes: Some(Vec::new()),
+            two_admins: true,
+            ..Run::default()
+        };
+        all.truncate(2);
+        all.push(recovery(RecoveryKind::Fallback, 8));
+        assert_eq!(faults(&on_nats, &all), ["no admin-takeover", "no server-loss"]);
     }
 }
