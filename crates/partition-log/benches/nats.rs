@@ -211,7 +211,7 @@ impl Reading {
 
     /// Reads everything through the engine or with the plain client. The servers choose where a consumer lives, and one on
     /// the server that the client is connected to is much faster: with `place`, it is made again until it lives there.
-    /// Returns the seconds without the making, and the place.
+    /// Returns the seconds, with the making, and the place.
     async fn measure(&self, engine: bool, place: Option<&str>) -> (f64, String) {
         loop {
             let read = match engine {
@@ -231,8 +231,8 @@ impl Reading {
             incarnation,
             ..
         } = registration(0);
-        let mut stream = self.log.read(partition, incarnation, Lsn::FIRST).await.unwrap();
         let begin = Instant::now();
+        let mut stream = self.log.read(partition, incarnation, Lsn::FIRST).await.unwrap();
         let mut read = stream.next().await.unwrap().unwrap().records.len();
         let place = self.place(&self.stream).await;
         if wanted.is_some_and(|wanted| wanted != place) {
@@ -245,6 +245,7 @@ impl Reading {
     }
 
     async fn plainly(&self, wanted: Option<&str>) -> Option<(f64, String)> {
+        let begin = Instant::now();
         let stream = self.js.get_stream(PLAIN).await.unwrap();
         let config = pull::Config {
             deliver_policy: DeliverPolicy::All,
@@ -256,7 +257,6 @@ impl Reading {
         let consumer = stream.create_consumer(config).await.unwrap();
         let pulls = consumer.stream().max_messages_per_batch(500);
         let mut messages = pulls.messages().await.unwrap();
-        let begin = Instant::now();
         // Its server may not be known yet where the client is.
         messages.next().await?.ok()?;
         let place = self.place(PLAIN).await;

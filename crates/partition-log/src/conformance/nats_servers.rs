@@ -209,6 +209,9 @@ impl NatsServers {
         while let Err(error) = patient.create_probe(self.count()).await {
             self.wait("take no stream", &error, deadline).await;
         }
+        while let Err(error) = quick.check_probe(self.count()).await {
+            self.wait("do not follow each other", &error, deadline).await;
+        }
         while let Err(error) = patient.delete_probe().await {
             self.wait("delete no stream", &error, deadline).await;
         }

@@ -215,6 +215,23 @@ impl Logs {
         created.map(drop).map_err(|failure| failure.to_string())
     }
 
+    /// Checks that all of that stream's servers are there and up to date.
+    #[cfg(feature = "conformance")]
+    pub(super) async fn check_probe(&self, servers: usize) -> Result<(), String> {
+        let subject = format!("STREAM.INFO.{}", self.probe());
+        let info = self.link.api::<Info>(&subject, &()).await;
+        let cluster = info.map_err(|failure| failure.to_string())?.cluster;
+        let replicas = cluster.map(|cluster| cluster.replicas).unwrap_or_default();
+        match replicas
+            .iter()
+            .filter(|peer| peer.current && !peer.offline)
+            .count()
+        {
+            count if count + 1 == servers => Ok(()),
+            count => Err(format!("{count} of {} followers are up to date", servers - 1)),
+        }
+    }
+
     /// Deletes that stream, if it is there.
     #[cfg(feature = "conformance")]
     pub(super) async fn delete_probe(&self) -> Result<(), String> {

@@ -96,6 +96,12 @@ impl NatsLog {
         self.0.create_probe(servers).await
     }
 
+    /// Checks that all of that stream's servers are there and up to date.
+    #[cfg(feature = "conformance")]
+    pub(crate) async fn check_probe(&self, servers: usize) -> Result<(), String> {
+        self.0.check_probe(servers).await
+    }
+
     /// Deletes that stream, if it is there.
     #[cfg(feature = "conformance")]
     pub(crate) async fn delete_probe(&self) -> Result<(), String> {
