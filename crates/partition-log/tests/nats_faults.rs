@@ -125,23 +125,6 @@ async fn neither_writer_nor_reader_loses_or_repeats_a_record_when_servers_are_ki
     assert_eq!(read, Ok(rest), "after two and then all were killed");
 }
 
-/// Waits until all followers of the stream's leader are up to date.
-async fn until_current(js: &async_nats::jetstream::Context) {
-    within("three servers that are up to date", async {
-        loop {
-            let cluster = stream_info(js).await.cluster;
-            let current = cluster.map_or(0, |cluster| {
-                cluster.replicas.iter().filter(|peer| peer.current).count()
-            });
-            if current == 2 {
-                return;
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-    })
-    .await;
-}
-
 /// Returns where the log really ends: what the servers refuse, or take, shows it.
 async fn writer_tail(writer: &Writer) -> Lsn {
     within("the tail", async {

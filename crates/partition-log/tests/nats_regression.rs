@@ -74,3 +74,41 @@ fn copy(from: &Path, to: &Path) {
         }
     }
 }
+
+/// The three copies are there for this.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_lost_its_disk_is_filled_by_the_others_and_then_as_good_as_they_are() {
+    let mut servers = NatsServers::start(3).await;
+    let (log, _admin) = provision(&servers).await;
+    let js = raw(&servers, NatsUser::Admin).await;
+    let mut stream = log
+        .read(P0, life(), Lsn::FIRST)
+        .await
+        .expect("the log can be read");
+    let mut writer = Writer::new(connect(&servers, NatsUser::Worker, None).await);
+    writer.append(30).await;
+    let lost = leader(&servers, &js).await;
+    servers.kill(lost);
+    fs::remove_dir_all(servers.data(lost)).expect("the folder is removed");
+    servers.start_again(lost);
+    writer.append(10).await;
+    until_current(&js).await;
+
+    // Nothing is acknowledged now without the one that lost its disk.
+    servers.kill((lost + 1) % 3);
+    writer.append(10).await;
+    let read = take(&mut stream, Lsn::FIRST, 50).await;
+    assert_eq!(read.as_ref(), Ok(&writer.acknowledged), "a reader that was there");
+    let fresh = connect(&servers, NatsUser::Worker, Some(lost)).await;
+    let mut whole = within("the log", async {
+        loop {
+            match fresh.read(P0, life(), Lsn::FIRST).await {
+                Ok(stream) => return stream,
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    })
+    .await;
+    let read = take(&mut whole, Lsn::FIRST, 50).await;
+    assert_eq!(read, Ok(writer.acknowledged), "a new reader");
+}

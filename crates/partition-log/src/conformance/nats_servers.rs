@@ -12,11 +12,16 @@ use std::{
     time::Duration,
 };
 
-/// How long servers may take until they work together, on a machine that is busy with other tests.
-const READY_MAX: Duration = Duration::from_secs(60);
+/// How long servers may take until they work together. Electing a leader takes them 5 to 10 s; where other programs leave them
+/// a few hundredths of the processors, no election may succeed within a minute.
+const READY_MAX: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(50);
-/// Below the ports that systems give to outgoing connections.
-const PORTS: std::ops::Range<u16> = 15_000..30_000;
+/// How long they may take to say that they have a leader: before that, they drop what they are asked, and say nothing.
+const QUESTION_MAX: Duration = Duration::from_secs(1);
+/// How long they may take to make a stream, or to delete one.
+const CHANGE_MAX: Duration = Duration::from_secs(20);
+/// Below the ports that systems give to outgoing connections, and apart from those that local clusters of tests take.
+const PORTS: std::ops::Range<u16> = 10_000..17_000;
 
 const SERVER_CONF: &str = include_str!("../../../../examples/nats/server.conf");
 const USERS_CONF: &str = include_str!("../../../../examples/nats/users.conf");
@@ -31,8 +36,8 @@ pub enum NatsUser {
 }
 
 struct Node {
-    client_port: u16,
-    cluster_port: u16,
+    client_port: Port,
+    cluster_port: Port,
     child: Option<Child>,
 }
 
@@ -65,8 +70,8 @@ impl NatsServers {
             .expect("the configuration is written");
         fs::write(folder.join("users.conf"), USERS_CONF).expect("the configuration is written");
         let node = |_| Node {
-            client_port: free_port(),
-            cluster_port: free_port(),
+            client_port: Port::take(),
+            cluster_port: Port::take(),
             child: None,
         };
         let mut servers = NatsServers {
@@ -90,7 +95,7 @@ impl NatsServers {
 
     /// Returns the address of a server.
     pub fn url(&self, index: usize) -> String {
-        format!("nats://127.0.0.1:{}", self.nodes[index].client_port)
+        format!("nats://127.0.0.1:{}", self.nodes[index].client_port.number)
     }
 
     /// Returns the name of a server, as the servers themselves use it.
@@ -141,15 +146,21 @@ impl NatsServers {
         let routes: Vec<String> = self
             .nodes
             .iter()
-            .map(|node| format!("\"nats://127.0.0.1:{}\"", node.cluster_port))
+            .map(|node| format!("\"nats://127.0.0.1:{}\"", node.cluster_port.number))
             .collect();
         let node = &self.nodes[index];
         let child = Command::new(&self.program)
             .arg("--config")
             .arg(self.folder.join("server.conf"))
             .env("NATS_NAME", self.name(index))
-            .env("NATS_LISTEN", format!("\"127.0.0.1:{}\"", node.client_port))
-            .env("NATS_CLUSTER", format!("\"127.0.0.1:{}\"", node.cluster_port))
+            .env(
+                "NATS_LISTEN",
+                format!("\"127.0.0.1:{}\"", node.client_port.number),
+            )
+            .env(
+                "NATS_CLUSTER",
+                format!("\"127.0.0.1:{}\"", node.cluster_port.number),
+            )
             .env("NATS_ROUTES", format!("[{}]", routes.join(",")))
             .env("NATS_DATA", format!("\"{}\"", self.data(index).display()))
             .env("NATS_ADMIN", format!("\"{}\"", self.passwords[0]))
@@ -184,16 +195,46 @@ impl NatsServers {
     }
 
     /// Waits until the servers that run take new streams.
+    ///
+    /// No step undoes what an earlier one has done, perhaps without an answer in time: on a machine that is busy enough for
+    /// that, it would go on for ever.
     pub async fn until_ready(&self) {
         let deadline = tokio::time::Instant::now() + READY_MAX;
-        let log = self.connect(NatsUser::Admin).await;
-        while let Err(error) = log.try_stream(self.count()).await {
-            if tokio::time::Instant::now() >= deadline {
-                let said: Vec<String> = (0..self.count()).map(|index| self.said(index)).collect();
-                panic!("the NATS servers do not work: {error}\n{}", said.join("\n---\n"));
-            }
-            tokio::time::sleep(POLL).await;
+        let quick = self.connect_within(QUESTION_MAX).await;
+        let patient = self.connect_within(CHANGE_MAX).await;
+        // Deleting what is not there costs nothing, and is answered as soon as somebody leads.
+        while let Err(error) = quick.delete_probe().await {
+            self.wait("have no leader", &error, deadline).await;
         }
+        while let Err(error) = patient.create_probe(self.count()).await {
+            self.wait("take no stream", &error, deadline).await;
+        }
+        while let Err(error) = quick.check_probe(self.count()).await {
+            self.wait("do not follow each other", &error, deadline).await;
+        }
+        while let Err(error) = patient.delete_probe().await {
+            self.wait("delete no stream", &error, deadline).await;
+        }
+    }
+
+    async fn connect_within(&self, request_timeout: Duration) -> NatsLog {
+        let options = NatsOptions {
+            request_timeout,
+            ..self.options(NatsUser::Admin)
+        };
+        NatsLog::connect(options).await.expect("the options are good")
+    }
+
+    /// Waits before the next try; panics where there is no time for one.
+    async fn wait(&self, fault: &str, error: &str, deadline: tokio::time::Instant) {
+        if tokio::time::Instant::now() >= deadline {
+            let said: Vec<String> = (0..self.count()).map(|index| self.said(index)).collect();
+            panic!(
+                "the NATS servers {fault} within {READY_MAX:?}: {error}\n{}",
+                said.join("\n---\n")
+            );
+        }
+        tokio::time::sleep(POLL).await;
     }
 }
 
@@ -217,15 +258,28 @@ pub fn nats_server_program() -> PathBuf {
     program.expect("the NATS server is missing: run scripts/nats-server.sh")
 }
 
-fn free_port() -> u16 {
-    let mut tries = 0;
-    loop {
-        let port = rand::random_range(PORTS);
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
+/// A loopback port that no other servers of tests take while this value lives, also while nothing listens there: servers
+/// that are stopped for a while find their ports free.
+struct Port {
+    number: u16,
+    /// Held as long as the port; never deleted, so that all lock the same file.
+    _lock: File,
+}
+
+impl Port {
+    fn take() -> Self {
+        let folder = std::env::temp_dir().join("tidemark-nats-ports");
+        fs::create_dir_all(&folder).expect("a folder for lock files");
+        let mut tries = 0;
+        loop {
+            let number = rand::random_range(PORTS);
+            let lock = File::create(folder.join(number.to_string())).expect("a lock file");
+            if lock.try_lock().is_ok() && TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok() {
+                return Port { number, _lock: lock };
+            }
+            tries += 1;
+            assert!(tries < 1000, "loopback has free ports");
         }
-        tries += 1;
-        assert!(tries < 1000, "loopback has free ports");
     }
 }
 

@@ -1,11 +1,17 @@
 //! The log of one partition under test.
 
 use super::{Fixture, WAIT_MAX};
-use crate::{AppendError, Log, LogAdmin, LogInfo, ReadError, RecordBatch, RecordStream, Registration};
+use crate::{
+    AppendError, Log, LogAdmin, LogError, LogInfo, ProvisionError, ReadError, RecordBatch, RecordStream,
+    Registration,
+};
 use bytes::Bytes;
 use futures::StreamExt;
 use snapshot_store::{Fingerprint, Incarnation, IncarnationId, Lsn, PartitionId};
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
+
+/// The pause before a log is provisioned again.
+const PROVISION_PAUSE: Duration = Duration::from_millis(50);
 
 /// Returns the incarnation that the cases use for `generation`.
 pub fn incarnation(generation: u64) -> Incarnation {
@@ -92,12 +98,19 @@ impl Subject {
             partition,
             incarnation,
         };
-        subject
-            .admin
-            .provision(registration)
-            .await
-            .expect("a new log is provisioned");
-        subject
+        let deadline = tokio::time::Instant::now() + WAIT_MAX;
+        loop {
+            match subject.admin.provision(registration.clone()).await {
+                Ok(()) => return subject,
+                // Servers that have only just found each other may lose each other once more.
+                Err(ProvisionError::Log(LogError::Unavailable { .. }))
+                    if tokio::time::Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(PROVISION_PAUSE).await;
+                }
+                Err(error) => panic!("a new log is provisioned: {error}"),
+            }
+        }
     }
 
     /// Returns the same log after the engine was started again.

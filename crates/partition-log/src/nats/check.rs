@@ -202,21 +202,52 @@ impl Logs {
         findings
     }
 
-    /// Makes a stream with as many replicas as `servers` and deletes it, to see that the servers work together.
+    /// Makes a stream with as many replicas as `servers`, unless it is there, to see that the servers work together.
     #[cfg(feature = "conformance")]
-    pub(super) async fn try_stream(&self, servers: usize) -> Result<(), String> {
-        let name = format!("{}-probe", self.names.bucket());
+    pub(super) async fn create_probe(&self, servers: usize) -> Result<(), String> {
+        let name = self.probe();
         let replicas = u8::try_from(servers).unwrap_or(1);
         let config = settings::log_stream(name.clone(), format!("{name}.probe"), replicas, 1);
         let created = self
             .link
             .api::<Info>(&format!("STREAM.CREATE.{name}"), &config)
             .await;
-        let deleted = self
-            .link
-            .api::<serde_json::Value>(&format!("STREAM.DELETE.{name}"), &())
-            .await;
-        created.map_err(|failure| failure.to_string())?;
-        deleted.map(drop).map_err(|failure| failure.to_string())
+        created.map(drop).map_err(|failure| failure.to_string())
+    }
+
+    /// Checks that all of that stream's servers are there and up to date.
+    #[cfg(feature = "conformance")]
+    pub(super) async fn check_probe(&self, servers: usize) -> Result<(), String> {
+        let subject = format!("STREAM.INFO.{}", self.probe());
+        let info = self.link.api::<Info>(&subject, &()).await;
+        let cluster = info.map_err(|failure| failure.to_string())?.cluster;
+        let replicas = cluster.map(|cluster| cluster.replicas).unwrap_or_default();
+        match replicas
+            .iter()
+            .filter(|peer| peer.current && !peer.offline)
+            .count()
+        {
+            count if count + 1 == servers => Ok(()),
+            count => Err(format!("{count} of {} followers are up to date", servers - 1)),
+        }
+    }
+
+    /// Deletes that stream, if it is there.
+    #[cfg(feature = "conformance")]
+    pub(super) async fn delete_probe(&self) -> Result<(), String> {
+        let subject = format!("STREAM.DELETE.{}", self.probe());
+        match self.link.api::<serde_json::Value>(&subject, &()).await {
+            Ok(_)
+            | Err(Failure::Refused {
+                code: STREAM_NOT_FOUND,
+                ..
+            }) => Ok(()),
+            Err(failure) => Err(failure.to_string()),
+        }
+    }
+
+    #[cfg(feature = "conformance")]
+    fn probe(&self) -> String {
+        format!("{}-probe", self.names.bucket())
     }
 }

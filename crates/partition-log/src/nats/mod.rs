@@ -90,10 +90,22 @@ impl NatsLog {
         self.0.check(partitions).await
     }
 
-    /// Makes a stream with as many replicas as `servers` and deletes it, for tests.
+    /// Makes a stream with as many replicas as `servers`, unless it is there, for tests.
     #[cfg(feature = "conformance")]
-    pub(crate) async fn try_stream(&self, servers: usize) -> Result<(), String> {
-        self.0.try_stream(servers).await
+    pub(crate) async fn create_probe(&self, servers: usize) -> Result<(), String> {
+        self.0.create_probe(servers).await
+    }
+
+    /// Checks that all of that stream's servers are there and up to date.
+    #[cfg(feature = "conformance")]
+    pub(crate) async fn check_probe(&self, servers: usize) -> Result<(), String> {
+        self.0.check_probe(servers).await
+    }
+
+    /// Deletes that stream, if it is there.
+    #[cfg(feature = "conformance")]
+    pub(crate) async fn delete_probe(&self) -> Result<(), String> {
+        self.0.delete_probe().await
     }
 
     /// Takes a log out of the registry, so that another one can be provisioned in its place: seals its stream, which

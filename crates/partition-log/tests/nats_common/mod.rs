@@ -5,6 +5,8 @@
     reason = "each test binary is a crate and uses a part"
 )]
 
+pub mod passage;
+
 use async_nats::jetstream::{self, stream::Info};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -106,6 +108,23 @@ pub async fn leader(servers: &NatsServers, js: &jetstream::Context) -> usize {
         }
     })
     .await
+}
+
+/// Waits until all followers of the stream's leader are up to date.
+pub async fn until_current(js: &jetstream::Context) {
+    within("three servers that are up to date", async {
+        loop {
+            let cluster = stream_info(js).await.cluster;
+            let current = cluster.map_or(0, |cluster| {
+                cluster.replicas.iter().filter(|peer| peer.current).count()
+            });
+            if current == 2 {
+                return;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    })
+    .await;
 }
 
 /// One writer that never gives up on a record.
