@@ -8,8 +8,9 @@
 #   scripts/demo.sh --store s3://BUCKET/PREFIX --store-option endpoint=URL
 #                                         snapshots below a new prefix of any store that there is (s3, az, gs, file);
 #                                         credentials come from the usual variables (AWS_*, AZURE_*, GOOGLE_*)
-#   scripts/demo.sh --engine nats         the logs on three NATS servers, with two admins; one of the servers is killed as
-#                                         well. Fetches the server, at the version of scripts/nats-server, and keeps it
+#   scripts/demo.sh --engine nats         the logs on three NATS servers, with two admins, and snapshots in that S3 server
+#                                         unless another store is given; one of the NATS servers is killed as well.
+#                                         Fetches the server, at the version of scripts/nats-server, and keeps it
 #   scripts/demo.sh --keep DIR            keeps configuration, data and bucket, and prints how to start all of it again
 #   scripts/demo.sh FILE --output json    further flags go to `tidemark demo`; `tidemark demo --help` lists them
 #
@@ -28,9 +29,17 @@ arguments=()
 local_s3=
 on_nats=
 own_nats=
+store_given=
 while [ "$#" -gt 0 ]; do
     case $1 in
-    --store=s3) local_s3=1 ;;
+    --store=s3)
+        local_s3=1
+        store_given=1
+        ;;
+    --store=*)
+        store_given=1
+        arguments+=("$1")
+        ;;
     --engine=nats)
         on_nats=1
         arguments+=("$1")
@@ -44,6 +53,7 @@ while [ "$#" -gt 0 ]; do
         arguments+=("$1")
         ;;
     --store)
+        store_given=1
         if [ "${2:-}" = s3 ]; then
             local_s3=1
             shift
@@ -55,6 +65,9 @@ while [ "$#" -gt 0 ]; do
     esac
     shift
 done
+
+# A cluster of more than one machine has no folder that all its nodes reach.
+[ -z "$on_nats" ] || [ -n "$store_given" ] || local_s3=1
 
 need_build_tools
 use_rocksdb_archive

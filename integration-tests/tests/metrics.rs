@@ -59,8 +59,8 @@ const EXPECTED: &[(Node, &[&str])] = &[
 fn check_anomalies(node: Node, metrics: &str) -> anyhow::Result<()> {
     let counter = match node {
         Node::Worker(_) => "tidemark_worker_anomalies_total",
-        Node::Admin => "tidemark_admin_anomalies_total",
-        Node::Log => return Ok(()),
+        Node::Admin | Node::SecondAdmin => "tidemark_admin_anomalies_total",
+        Node::Log | Node::Nats(_) => return Ok(()),
     };
     for kind in AnomalyKind::ALL {
         let series = format!("{counter}{{kind=\"{kind}\"}} 0");
