@@ -110,14 +110,18 @@ async fn until_archived(cluster: &TestCluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until every log was trimmed above its base, and checks each trim against the bucket.
-async fn until_trimmed(clone: &TestCluster, forked: &[Manifest]) -> anyhow::Result<()> {
+/// Writes until every log was trimmed above its base, and checks each trim against the bucket.
+async fn until_trimmed(clone: &TestCluster, client: &KvClient, forked: &[Manifest]) -> anyhow::Result<()> {
     for (partition, manifest) in (0..).zip(forked) {
         let what = format!(
             "the log of partition {partition} to be trimmed above {}",
             manifest.lsn
         );
         let trim_point = wait_for(&what, WITHIN, async || {
+            // One snapshot more each time: the forked one is among the restorable ones until two of the clone's own exist.
+            write(client, "more", 70)
+                .await
+                .map_err(|error| format!("{error:#}"))?;
             let info = log_info(clone.endpoints(), partition)
                 .await
                 .map_err(|error| error.to_string())?;
@@ -196,7 +200,7 @@ async fn a_cloned_cluster_starts_from_the_snapshots_and_lives_on_beside_its_sour
     clone.until_healthy(WITHIN).await?;
     let client = KvClient::connect(clone.endpoints().worker_urls()).await?;
     write(&client, "clone", 400).await?;
-    until_trimmed(&clone, &forked).await?;
+    until_trimmed(&clone, &client, &forked).await?;
     // A replica that comes late has nothing but snapshots of the clone's own, or the forked one, and its log.
     clone.stop(Node::Worker(1)).await?;
     clone.wipe(Node::Worker(1))?;
