@@ -157,3 +157,31 @@ fn a_log_whose_disk_others_filled_is_trimmed_with_the_room_of_its_reserve() {
         },
     );
 }
+
+#[test]
+fn a_log_without_a_reserve_fails_on_a_full_disk_and_comes_back_by_itself() {
+    on_small_disk(
+        "a_log_without_a_reserve_fails_on_a_full_disk_and_comes_back_by_itself",
+        |disk| async move {
+            let options = EmbeddedOptions {
+                write_buffer_bytes: 1 << 20,
+                wal_bytes_max: 4 << 20,
+                disk_reserve_bytes: 0,
+            };
+            let log = EmbeddedLog::open(&disk.join("log"), options).unwrap();
+            log.provision(registration(0)).await.unwrap();
+            let filler = Filler::leaving(&disk, 2 << 20);
+            let (tail, refusal) = append_until_refused(&log, Lsn::FIRST).await;
+            assert!(
+                matches!(refusal, AppendError::Unknown { .. }),
+                "nobody knows what landed: {refusal}"
+            );
+            filler.remove();
+            let last = append_again(&log).await;
+            assert!(last >= tail, "{last} is below what was acknowledged, {tail}");
+            assert_eq!(log.failure(), None);
+            check(&log).await;
+            log.close().await;
+        },
+    );
+}

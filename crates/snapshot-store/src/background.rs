@@ -1,12 +1,15 @@
-//! Work that takes long and is never urgent: hashing an upload, checking stored files, reading a checkpoint through.
+//! Work that takes long and is never urgent: hashing and sending an upload, checking stored files, reading a checkpoint
+//! through.
 //!
-//! It runs on threads of its own with a lower priority than all others of the process (nice 10), one for each core, so that
-//! it takes what the service leaves over instead of standing in its way. On an idle machine it is as fast as any other.
-//! Without this, writes wait behind an export: `docs/adr/0017-background-threads.md` has the figures.
+//! It runs on threads of its own, with a lower priority than all others of the process (nice 10), and on half of the
+//! processors: a thread that wakes up finds one that it need not wait for, while a low priority alone makes it wait until the
+//! slice of whoever runs there is over. Without this, writes wait behind an export: `docs/adr/0017-background-threads.md`
+//! has the figures.
 
-use std::{sync::LazyLock, thread::available_parallelism};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use std::sync::LazyLock;
 use tokio::{
-    runtime::{Builder, Runtime},
+    runtime::{Builder, Handle, Runtime},
     task::{JoinError, spawn_blocking},
 };
 
@@ -15,20 +18,50 @@ const NICE: i32 = 10;
 
 /// The threads, for the whole process. `None` when they could not be had: then the runtime's own serve.
 static THREADS: LazyLock<Option<Runtime>> = LazyLock::new(|| {
-    let threads = Builder::new_current_thread()
-        .max_blocking_threads(available_parallelism().map_or(1, usize::from))
+    let usable = sched_getaffinity(None).map(processors_of).unwrap_or_default();
+    let processors = share_of(&usable).to_vec();
+    let threads = processors.len().max(1);
+    let threads = Builder::new_multi_thread()
+        .worker_threads(threads)
+        .max_blocking_threads(threads)
+        .enable_all()
         .thread_name("background")
-        .on_thread_start(|| {
-            // Of this thread alone, as Linux has it. Nothing depends on it.
-            if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-                tracing::debug!(%error, "the priority of background work stays as it is");
-            }
-        })
+        .on_thread_start(move || stand_back(&processors))
         .build();
     threads
         .inspect_err(|error| tracing::warn!(%error, "background work runs on the usual threads"))
         .ok()
 });
+
+/// Returns the processors that background work is left to: half of those that the process may use, and at least one.
+fn share_of(usable: &[usize]) -> &[usize] {
+    &usable[usable.len() / 2..]
+}
+
+fn processors_of(set: CpuSet) -> Vec<usize> {
+    (0..CpuSet::MAX_CPU)
+        .filter(|processor| set.is_set(*processor))
+        .collect()
+}
+
+/// Lowers the priority of this thread alone, as Linux has it, and binds it to `processors`. Nothing depends on either.
+fn stand_back(processors: &[usize]) {
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::debug!(%error, "the priority of background work stays as it is");
+    }
+    let mut set = CpuSet::new();
+    for processor in processors {
+        set.set(*processor);
+    }
+    if let Err(error) = sched_setaffinity(None, &set) {
+        tracing::debug!(%error, "background work runs on all processors");
+    }
+}
+
+/// Returns the runtime of these threads, for futures that keep a processor busy. `None` when it could not be had.
+pub(crate) fn runtime() -> Option<&'static Handle> {
+    THREADS.as_ref().map(Runtime::handle)
+}
 
 /// Runs `work`, which blocks its thread, at a lower priority and returns its result. Dropping the future does not stop
 /// work that has begun.
@@ -60,6 +93,23 @@ mod tests {
         let usual = spawn_blocking(nice).await.unwrap();
         assert_eq!(in_background(nice).await.unwrap(), NICE.max(usual));
         assert_eq!(spawn_blocking(nice).await.unwrap(), usual);
+    }
+
+    #[test]
+    fn background_work_has_half_of_the_processors_and_at_least_one() {
+        assert_eq!(share_of(&[3]), [3]);
+        assert_eq!(share_of(&[0, 5]), [5]);
+        assert_eq!(share_of(&[0, 1, 2]), [1, 2]);
+        assert_eq!(share_of(&[0, 1, 2, 3]), [2, 3]);
+        assert!(share_of(&[]).is_empty());
+    }
+
+    #[tokio::test]
+    async fn only_background_work_is_bound_to_its_share() {
+        let here = || processors_of(sched_getaffinity(None).unwrap());
+        let usual = spawn_blocking(here).await.unwrap();
+        assert_eq!(in_background(here).await.unwrap(), share_of(&usual));
+        assert_eq!(spawn_blocking(here).await.unwrap(), usual);
     }
 
     #[tokio::test]

@@ -12,17 +12,19 @@ use crate::Registration;
 use crate::position::{READ_BYTES_MAX, READ_RECORDS_MAX};
 use bytes::Bytes;
 use rocksdb::{
-    BoundColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, IteratorMode, Options,
-    ReadOptions, WriteBatch, WriteOptions,
+    BoundColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, ErrorKind,
+    IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions, properties,
 };
 use snapshot_store::{Lsn, PartitionId};
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, thread, time::Duration};
 
 const DATA: &str = "data";
 const META: &str = "meta";
 /// RocksDB's own text log, which is not the log of Tidemark.
 const INFO_LOG_BYTES_MAX: usize = 4 << 20;
 const INFO_LOG_FILES_MAX: usize = 4;
+/// How long a write pauses that RocksDB does not take yet, because flushes or compactions are behind.
+const HELD_BACK_PAUSE: Duration = Duration::from_millis(1);
 
 pub(super) struct Store {
     db: DB,
@@ -185,11 +187,30 @@ impl Store {
         batch.delete_cf(&self.meta(), registration_key(partition));
     }
 
-    /// Writes `batch` and syncs it to the disk.
-    pub(super) fn commit(&self, batch: WriteBatch) -> Result<(), rocksdb::Error> {
+    /// Writes `batch` and syncs it to the disk. Waits for as long as RocksDB holds writes back because flushes or compactions
+    /// are behind; when one of them failed, that is an error, and the database must be opened again.
+    pub(super) fn commit(&self, mut batch: WriteBatch) -> Result<(), rocksdb::Error> {
         let mut options = WriteOptions::default();
         options.set_sync(true);
-        self.db.write_opt(batch, &options)
+        // A writer that waits inside RocksDB keeps out the flush by which it recovers from a full disk: for good.
+        options.set_no_slowdown(true);
+        loop {
+            let again = WriteBatch::from_data(batch.data());
+            match self.db.write_opt(batch, &options) {
+                Err(error)
+                    if error.kind() == ErrorKind::Incomplete && !self.has_failed_in_background()? =>
+                {
+                    thread::sleep(HELD_BACK_PAUSE);
+                    batch = again;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn has_failed_in_background(&self) -> Result<bool, rocksdb::Error> {
+        let errors = self.db.property_int_value(properties::BACKGROUND_ERRORS)?;
+        Ok(errors.is_some_and(|errors| errors > 0))
     }
 
     /// Drops whole files below the trim point; what is left in others goes with ordinary compaction.

@@ -7,6 +7,7 @@
 //! | `read` | reads pointer, certificate, control state, manifest: one GET each |
 //! | `snapshot_upload`, `publish`, `upload`, `reuse` | makes a finished checkpoint a published snapshot |
 //! | `certificate`, `control`, `lease` | the other mutable objects |
+//! | `upload_client`, `buffers` | what an upload has of its own: connections, threads, memory |
 //! | `source` | where an upload takes its files from: this machine, or another repository |
 //! | `copy` | moves or forks a cluster's snapshots to another repository, or begins their next generation |
 //! | `check`, `download` | verifies a snapshot in the store, brings one back |
@@ -21,6 +22,7 @@
 //! | `request` | deadlines and retries of single requests |
 
 mod anomaly;
+mod buffers;
 mod capability;
 mod certificate;
 mod check;
@@ -48,6 +50,7 @@ mod source;
 mod survey;
 mod sweep;
 mod upload;
+mod upload_client;
 mod verify;
 
 pub use anomaly::{Anomaly, AnomalyKind, Severity};
@@ -76,6 +79,7 @@ use object_store::{ObjectStore, UpdateVersion, path::Path};
 use open::Opened;
 use std::{fmt, path::PathBuf, sync::Arc};
 use tokio::sync::OnceCell;
+use upload_client::UploadClient;
 
 /// The objects of one cluster in one store. Cheap to clone; one per process and URL.
 #[derive(Clone)]
@@ -83,6 +87,7 @@ pub struct Repository(Arc<Inner>);
 
 struct Inner {
     store: Arc<dyn ObjectStore>,
+    uploads: UploadClient,
     kind: StoreKind,
     base: Path,
     url: String,
@@ -143,6 +148,7 @@ impl Repository {
         let url = format!("{store}/{base}");
         let opened = Opened {
             store,
+            uploads: None,
             kind: StoreKind::Custom,
             base,
             folder: None,
@@ -157,6 +163,7 @@ impl Repository {
             Incremental::Off => false,
         };
         Repository(Arc::new(Inner {
+            uploads: UploadClient::new(&opened, options.blocking),
             store: opened.store,
             kind: opened.kind,
             base: opened.base,

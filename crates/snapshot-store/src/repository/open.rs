@@ -4,15 +4,18 @@ use super::{
     local::LocalStore,
     options::{StoreOptions, TransferOptions},
 };
+use crate::background;
 use object_store::{
     BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig,
     aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut},
     azure::{AzureConfigKey, MicrosoftAzureBuilder},
+    client::SpawnedReqwestConnector,
     gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
     memory::InMemory,
     path::Path,
 };
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use tokio::runtime::Handle;
 use url::Url;
 
 /// What kind of store a repository lies in.
@@ -157,6 +160,8 @@ impl OpenError {
 /// A store that was opened; no request was made.
 pub(super) struct Opened {
     pub(super) store: Arc<dyn ObjectStore>,
+    /// The same store as uploads reach it in the background; `None` when it cannot be used from there.
+    pub(super) uploads: Option<Arc<dyn ObjectStore>>,
     pub(super) kind: StoreKind,
     /// Prefix of all keys.
     pub(super) base: Path,
@@ -195,6 +200,9 @@ pub fn open_store(url: &str, options: &StoreOptions) -> Result<(Arc<dyn ObjectSt
     Ok((opened.store, opened.base))
 }
 
+/// Makes a client for a bucket, with its connections on a runtime of their own if one is named.
+type Client = fn(&str, &StoreOptions, Option<&Handle>) -> Result<Arc<dyn ObjectStore>, OpenError>;
+
 /// Opens the store at `url`.
 pub(super) fn open(url: &str, options: &StoreOptions) -> Result<Opened, OpenError> {
     let parsed = Url::parse(url).map_err(|source| OpenError::Unparsable {
@@ -210,8 +218,10 @@ pub(super) fn open(url: &str, options: &StoreOptions) -> Result<Opened, OpenErro
         "file" => open_folder(url, &parsed, options),
         "memory" => {
             refuse_options("memory", options)?;
+            let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
             Ok(Opened {
-                store: Arc::new(InMemory::new()),
+                uploads: Some(Arc::clone(&store)),
+                store,
                 kind: StoreKind::Memory,
                 base: Path::default(),
                 folder: None,
@@ -252,8 +262,10 @@ fn open_folder(url: &str, parsed: &Url, options: &StoreOptions) -> Result<Opened
         .ok()
         .filter(|folder| folder.is_absolute())
         .ok_or_else(|| OpenError::NoFolder { url: url.to_owned() })?;
+    let store: Arc<dyn ObjectStore> = Arc::new(LocalStore::new(folder.clone()));
     Ok(Opened {
-        store: Arc::new(LocalStore::new(folder.clone())),
+        uploads: Some(Arc::clone(&store)),
+        store,
         kind: StoreKind::File,
         base: Path::default(),
         folder: Some(folder),
@@ -279,13 +291,15 @@ fn open_cloud(url: &str, parsed: &Url, kind: StoreKind, options: &StoreOptions) 
         });
     }
     ensure_tls();
-    let store: Arc<dyn ObjectStore> = match kind {
-        StoreKind::Azure => Arc::new(azure(bucket, options)?),
-        StoreKind::Gcs => Arc::new(gcs(bucket, options)?),
-        _ => Arc::new(s3(bucket, options)?),
+    let client: Client = match kind {
+        StoreKind::Azure => azure,
+        StoreKind::Gcs => gcs,
+        _ => s3,
     };
+    let uploads = background::runtime().map(|runtime| client(bucket, options, Some(runtime)));
     Ok(Opened {
-        store,
+        store: client(bucket, options, None)?,
+        uploads: uploads.transpose()?,
         kind,
         base,
         folder: None,
@@ -361,6 +375,20 @@ macro_rules! configured {
     }};
 }
 
+/// Builds a client whose connections live on `runtime`, if one is named.
+macro_rules! built {
+    ($builder:expr, $runtime:expr, $kind:expr) => {{
+        let builder = match $runtime {
+            Some(runtime) => $builder.with_http_connector(SpawnedReqwestConnector::new(runtime.clone())),
+            None => $builder,
+        };
+        match builder.build() {
+            Ok(store) => Ok(Arc::new(store)),
+            Err(error) => Err(OpenError::client($kind, error)),
+        }
+    }};
+}
+
 fn refuse_plain_http(endpoint: Option<String>, allowed: Option<String>) -> Result<(), OpenError> {
     let allowed = allowed.is_some_and(|allowed| allowed.eq_ignore_ascii_case("true") || allowed == "1");
     match endpoint.filter(|endpoint| endpoint.starts_with("http:") && !allowed) {
@@ -369,8 +397,12 @@ fn refuse_plain_http(endpoint: Option<String>, allowed: Option<String>) -> Resul
     }
 }
 
-fn s3(bucket: &str, options: &StoreOptions) -> Result<impl ObjectStore, OpenError> {
-    configured!(
+fn s3(
+    bucket: &str,
+    options: &StoreOptions,
+    runtime: Option<&Handle>,
+) -> Result<Arc<dyn ObjectStore>, OpenError> {
+    let builder = configured!(
         AmazonS3Builder::new(),
         AmazonS3ConfigKey,
         Some(AmazonS3ConfigKey::Endpoint),
@@ -379,13 +411,16 @@ fn s3(bucket: &str, options: &StoreOptions) -> Result<impl ObjectStore, OpenErro
         options
     )
     .with_bucket_name(bucket)
-    .with_conditional_put(S3ConditionalPut::ETagMatch)
-    .build()
-    .map_err(|error| OpenError::client(StoreKind::S3, error))
+    .with_conditional_put(S3ConditionalPut::ETagMatch);
+    built!(builder, runtime, StoreKind::S3)
 }
 
-fn azure(container: &str, options: &StoreOptions) -> Result<impl ObjectStore, OpenError> {
-    configured!(
+fn azure(
+    container: &str,
+    options: &StoreOptions,
+    runtime: Option<&Handle>,
+) -> Result<Arc<dyn ObjectStore>, OpenError> {
+    let builder = configured!(
         MicrosoftAzureBuilder::new(),
         AzureConfigKey,
         Some(AzureConfigKey::Endpoint),
@@ -393,13 +428,16 @@ fn azure(container: &str, options: &StoreOptions) -> Result<impl ObjectStore, Op
         "AZURE_",
         options
     )
-    .with_container_name(container)
-    .build()
-    .map_err(|error| OpenError::client(StoreKind::Azure, error))
+    .with_container_name(container);
+    built!(builder, runtime, StoreKind::Azure)
 }
 
-fn gcs(bucket: &str, options: &StoreOptions) -> Result<impl ObjectStore, OpenError> {
-    configured!(
+fn gcs(
+    bucket: &str,
+    options: &StoreOptions,
+    runtime: Option<&Handle>,
+) -> Result<Arc<dyn ObjectStore>, OpenError> {
+    let builder = configured!(
         GoogleCloudStorageBuilder::new(),
         GoogleConfigKey,
         None::<GoogleConfigKey>,
@@ -407,7 +445,6 @@ fn gcs(bucket: &str, options: &StoreOptions) -> Result<impl ObjectStore, OpenErr
         "GOOGLE_",
         options
     )
-    .with_bucket_name(bucket)
-    .build()
-    .map_err(|error| OpenError::client(StoreKind::Gcs, error))
+    .with_bucket_name(bucket);
+    built!(builder, runtime, StoreKind::Gcs)
 }

@@ -1,16 +1,18 @@
 //! Brings files into the store, hashing each in the pass that reads it. Where they come from is the source's business.
 //!
-//! Memory is bounded: a part lies in memory only while it has a place in the node's budget. Nothing is visible to others until
+//! Memory is bounded: a part lies in memory only while it has one of the upload's buffers and a place in the node's budget. Nothing is visible to others until
 //! the pointer names the directory, so a file may be uploaded again from its beginning as often as needed. However an
 //! upload ends, also when its future is dropped, an unfinished multipart upload is aborted.
 
 use super::{
     Progress, Repository,
+    buffers::PartBuffers,
     error::StoreError,
     publish::PublishError,
     request::{PART_DEADLINE, within},
     reuse::Reusable,
     source::{Admitted, PART_BYTES, PartReader, SourceFault, SourceFile},
+    upload_client::UploadClient,
 };
 use crate::{
     format::{Manifest, ManifestFile},
@@ -18,14 +20,12 @@ use crate::{
 };
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, future::Either, stream, stream::FuturesUnordered};
-use object_store::{Error, MultipartUpload, ObjectStoreExt, PutPayload, path::Path as StorePath};
+use object_store::{Error, MultipartUpload, path::Path as StorePath};
 use std::{future::Future, io, pin::pin};
 use tokio_util::sync::CancellationToken;
 
 /// How many files are on their way at once. Most files of a checkpoint are a single part.
 const FILES_AT_ONCE: usize = 8;
-/// How many parts of one file are under way at once.
-const PARTS_AT_ONCE: usize = 4;
 /// How often one file is tried; the client below repeats single parts besides.
 const FILE_TRIES: usize = 3;
 
@@ -71,6 +71,8 @@ pub(super) struct UploadPlan<'a> {
     pub(super) directory: &'a str,
     /// What earlier snapshots hold.
     pub(super) reusable: &'a Reusable,
+    /// What their parts lie in.
+    pub(super) buffers: PartBuffers,
     pub(super) progress: &'a dyn Progress,
     pub(super) cancel: &'a CancellationToken,
 }
@@ -179,13 +181,13 @@ impl Repository {
         let mut reader = file.open().await?;
         let path = self.path(key);
         if file.bytes <= PART_BYTES {
-            let single = self.put_single(&path, file, &mut reader, plan.progress);
+            let single = self.put_single(plan, path, file, &mut reader);
             let sent = plan.cancel.run_until_cancelled(single).await;
             sent.unwrap_or(Err(TryError::Cancelled))?;
         } else {
-            let begun = within(PART_DEADLINE, self.store().put_multipart(&path)).await;
+            let begun = within(PART_DEADLINE, self.0.uploads.begin(path)).await;
             let mut upload = OpenUpload(Some(begun.map_err(TryError::Store)?));
-            let parts = self.send_parts(&mut upload, file, &mut reader, plan.progress);
+            let parts = self.send_parts(plan, &mut upload, file, &mut reader);
             let sent = plan.cancel.run_until_cancelled(parts).await;
             if let Err(error) = sent.unwrap_or(Err(TryError::Cancelled)) {
                 upload.abort().await;
@@ -197,45 +199,44 @@ impl Repository {
 
     async fn put_single(
         &self,
-        path: &StorePath,
+        plan: &UploadPlan<'_>,
+        path: StorePath,
         file: &SourceFile,
         reader: &mut PartReader,
-        progress: &dyn Progress,
     ) -> Result<(), TryError> {
+        let buffer = plan.buffers.take().await;
         let _admitted = file.admit(&self.0.limits, reader.next_part_bytes()).await;
-        let part = reader.next_part().await?;
+        let part = reader.next_part(buffer).await?;
         reader.hash()?;
-        let advanced = part.len() as u64;
-        let write = self.store().put(path, PutPayload::from_bytes(part));
+        let advanced = part.bytes().len() as u64;
+        let write = self.0.uploads.put(path, part.bytes().clone());
         within(PART_DEADLINE, write).await.map_err(TryError::Store)?;
-        progress.advanced(advanced);
+        plan.progress.advanced(advanced);
         Ok(())
     }
 
     /// Sends all parts of a file, a few at once, and completes the upload.
     async fn send_parts(
         &self,
+        plan: &UploadPlan<'_>,
         upload: &mut OpenUpload,
         file: &SourceFile,
         reader: &mut PartReader,
-        progress: &dyn Progress,
     ) -> Result<(), TryError> {
         let mut sending = FuturesUnordered::new();
         while !reader.is_at_end() {
-            while sending.len() >= PARTS_AT_ONCE {
-                let sent = sending.next().await;
-                sent.unwrap_or(Ok(())).map_err(TryError::Store)?;
-            }
-            // Meanwhile the parts under way must move on: it may be one of them that holds the last permit.
+            // Meanwhile the parts under way must move on: it may be one of them that holds the last buffer or permit.
+            let buffer = while_sending(&mut sending, plan.buffers.take()).await?;
             let admitted = file.admit(&self.0.limits, reader.next_part_bytes());
             let admitted: Admitted<'_> = while_sending(&mut sending, admitted).await?;
-            let part = while_sending(&mut sending, reader.next_part()).await??;
-            let advanced = part.len() as u64;
-            let sent = within(PART_DEADLINE, upload.put_part(part)?);
+            let part = while_sending(&mut sending, reader.next_part(buffer)).await??;
+            let advanced = part.bytes().len() as u64;
+            let sent = upload.put_part(&self.0.uploads, part.bytes().clone())?;
+            let sent = within(PART_DEADLINE, sent);
             sending.push(async move {
-                let _admitted = admitted;
+                let _held = (part, admitted);
                 sent.await?;
-                progress.advanced(advanced);
+                plan.progress.advanced(advanced);
                 Ok(())
             });
         }
@@ -269,9 +270,13 @@ async fn while_sending<T, S: Future<Output = Result<(), Error>>>(
 struct OpenUpload(Option<Box<dyn MultipartUpload>>);
 
 impl OpenUpload {
-    fn put_part(&mut self, part: Bytes) -> Result<impl Future<Output = Result<(), Error>> + use<>, TryError> {
+    fn put_part<'a>(
+        &mut self,
+        client: &'a UploadClient,
+        part: Bytes,
+    ) -> Result<impl Future<Output = Result<(), Error>> + use<'a>, TryError> {
         match &mut self.0 {
-            Some(upload) => Ok(upload.put_part(PutPayload::from_bytes(part))),
+            Some(upload) => Ok(client.put_part(upload.as_mut(), part)),
             None => Err(TryError::Store(Error::Generic {
                 store: "upload",
                 source: "the upload has ended already".into(),

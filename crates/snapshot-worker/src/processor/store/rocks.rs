@@ -6,9 +6,10 @@
 use super::{Changes, StateEngine, StateError, StateSnapshot, StateStore, StoredPair, Visit};
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, Direction, Env, ErrorKind, IteratorMode,
-    LogLevel, Options, ReadOptions, Snapshot, WriteBatch, WriteBufferManager, checkpoint::Checkpoint,
+    LogLevel, Options, ReadOptions, Snapshot, WriteBatch, WriteBufferManager, WriteOptions,
+    checkpoint::Checkpoint, properties,
 };
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, thread, time::Duration};
 
 /// Memory and threads of all states of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +52,9 @@ const MANIFEST_BYTES_MAX: usize = 1 << 20;
 const NO_SPACE: &[&str] = &["No space left on device", "Disk quota exceeded"];
 /// Files that RocksDB sets aside for itself from the number of files it may open.
 const OTHER_FILES: u32 = 10;
+
+/// How long a write pauses that RocksDB does not take yet, because flushes or compactions are behind.
+const HELD_BACK_PAUSE: Duration = Duration::from_millis(1);
 
 /// What is read at once by a scan, and the memory for indexes of the tables it reads.
 const SCAN_AHEAD_BYTES: usize = 1 << 20;
@@ -136,20 +140,52 @@ impl StateEngine for RocksEngine {
 
 struct RocksStore(Arc<DB>);
 
+impl RocksStore {
+    /// Returns what to make of writes that are held back after a flush or a compaction failed: it does not say why.
+    fn failed_in_background(&self) -> Result<Option<StateError>, StateError> {
+        if self.0.property_int_value(properties::BACKGROUND_ERRORS)? == Some(0) {
+            return Ok(None);
+        }
+        let detail = "RocksDB takes no writes: a flush or a compaction failed in the background".to_owned();
+        let free_bytes = rustix::fs::statvfs(self.0.path()).map(|disk| disk.f_bavail * disk.f_frsize);
+        Ok(Some(match free_bytes {
+            Ok(bytes) if bytes < WRITE_BUFFER_BYTES as u64 => StateError::NoSpace(detail),
+            _ => StateError::Failed(detail),
+        }))
+    }
+}
+
+fn batch_of(changes: &Changes) -> WriteBatch {
+    let mut batch = WriteBatch::default();
+    for (key, value) in changes {
+        match value {
+            Some(value) => batch.put(key, value),
+            None => batch.delete(key),
+        }
+    }
+    batch
+}
+
 impl StateStore for RocksStore {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
         Ok(self.0.get(key)?)
     }
 
     fn write(&self, changes: &Changes) -> Result<(), StateError> {
-        let mut batch = WriteBatch::default();
-        for (key, value) in changes {
-            match value {
-                Some(value) => batch.put(key, value),
-                None => batch.delete(key),
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        // A writer that waits inside RocksDB keeps out the flush by which it recovers from a full disk: for good.
+        options.set_no_slowdown(true);
+        loop {
+            match self.0.write_opt(batch_of(changes), &options) {
+                Err(held_back) if held_back.kind() == ErrorKind::Incomplete => {}
+                result => return Ok(result?),
             }
+            if let Some(failed) = self.failed_in_background()? {
+                return Err(failed);
+            }
+            thread::sleep(HELD_BACK_PAUSE);
         }
-        Ok(self.0.write_without_wal(batch)?)
     }
 
     fn flush(&self) -> Result<(), StateError> {
