@@ -70,8 +70,8 @@ impl Everything {
         let faults_address: SocketAddr = faults.endpoint()["http://".len()..].parse()?;
         let to_store = Passage::to(faults_address).await;
         let settings = Settings {
-            snapshot_after_records: 120,
-            lag_records_max: 60,
+            snapshot_after_records: 60,
+            lag_records_max: 30,
             second_admin: true,
             ..Settings::default()
         };

@@ -11,6 +11,7 @@ mod everything;
 #[path = "../../../crates/partition-log/tests/nats_common/passage.rs"]
 mod passage;
 #[path = "../../../crates/partition-log/tests/common/small_disk.rs"]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 mod small_disk;
 mod storm;
 
@@ -27,7 +28,7 @@ use tidemark::kv::KvClient;
 use tokio::time::Instant;
 
 const ROUNDS: u64 = 6;
-const WRITERS: u64 = 4;
+const WRITERS: u64 = 12;
 const AT_ONCE_MAX: usize = 3;
 const DISK_MIB: u32 = 96;
 
