@@ -2,13 +2,19 @@
 
 use integration_tests::s3_server::{Locking, S3Server};
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, UpdateVersion, path::Path};
+use snapshot_store::{Repository, Seams, StoreOptions};
+
+const URL: &str = "s3://bucket";
 
 /// Starts a server over `folder`, and opens its bucket.
 async fn serve(folder: &std::path::Path) -> (S3Server, Box<dyn ObjectStore>) {
     let server = S3Server::start("127.0.0.1:0", folder, "bucket", Locking::Atomic)
         .await
         .unwrap();
-    let url = url::Url::parse("s3://bucket").unwrap();
+    // Installs the provider of TLS, which building any client asks for.
+    let options = StoreOptions::for_client(server.options());
+    Repository::open_with(URL, &options, Seams::real()).unwrap();
+    let url = url::Url::parse(URL).unwrap();
     let (store, _) = object_store::parse_url_opts(&url, server.options()).unwrap();
     (server, store)
 }
