@@ -16,7 +16,6 @@ const ONLY_LEFTOVERS: i32 = 3;
 /// Lets everything come to rest under the load, ends that, and looks at all that there is.
 pub(crate) async fn check(everything: &mut Everything, load: Load) -> anyhow::Result<()> {
     everything.faults.set_active(false);
-    everything.faults.until_quiet().await?;
     everything.cluster.until_healthy(WITHIN).await?;
     until_trimmed_further(everything, &load).await?;
     let written = load.finish().await?;

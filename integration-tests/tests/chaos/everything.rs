@@ -39,8 +39,10 @@ const ON_SMALL_DISK: Node = Node::Worker(WORKERS);
 const BUCKET: &str = "bucket";
 const S3_SERVER: &str = env!("CARGO_BIN_EXE_s3-server");
 /// How long the clients of the store wait for an answer; late requests land after it.
-const REQUEST_TIMEOUT: Duration = Duration::from_millis(1_500);
-const LATE_BY: Duration = Duration::from_millis(2_000);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
+const LATE_BY: Duration = Duration::from_secs(5);
+/// Requests of one node under way at once: a busy machine would not get to more before their clients ask again.
+const REQUESTS_MAX: i64 = 4;
 
 /// All processes, and what looks at them.
 pub(crate) struct Everything {
@@ -245,6 +247,7 @@ fn configure(cluster: &TestCluster, networks: &Networks, disk: Option<&Path>) ->
         )?;
         set("store", "request_timeout_ms", timeout.into())?;
         set("store", "connect_timeout_ms", timeout.into())?;
+        set("store", "requests_max", REQUESTS_MAX.into())?;
         if admin {
             set(
                 "log",
