@@ -36,12 +36,17 @@ test *args:
 demo *args:
     ./scripts/demo.sh {{ args }}
 
-# 50 rounds of kill -9 of a cluster, 200 of a worker, 20,000 cases per property where no number is fixed; then the large
+# 50 rounds of each chaos run, 200 of kill -9 of a worker, 20,000 cases per property where no number is fixed; then the large
 # configurations of the models, ten million changed inputs for every reader, and the bugs that can be planted.
 
 # The long forms of the randomised tests, of the models and of the fuzz runs.
 soak: && (model "--long") fuzz sim-planted
     TIDEMARK_CHAOS_ROUNDS=50 TIDEMARK_KILL_ROUNDS=200 PROPTEST_CASES=20000 ./scripts/test.sh
+
+# Clusters of real processes that are killed, stopped, cut off and filled up: so many rounds of each of the two runs.
+chaos rounds="20":
+    TIDEMARK_CHAOS_ROUNDS={{ rounds }} NEXTEST_SUCCESS_OUTPUT=immediate RUST_TEST_NOCAPTURE=1 \
+        ./scripts/test.sh -- no_acknowledged_write
 
 # Simulated clusters under faults, one seed each: `just sim 1000 --first 5000 --counters`; hours: `just sim 20000 --keep FILE`.
 sim seeds="150" *args:

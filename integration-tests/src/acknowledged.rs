@@ -2,7 +2,6 @@
 
 use crate::replicas::Pairs;
 use anyhow::ensure;
-use rand::{SeedableRng, rngs::StdRng};
 use std::{
     sync::{
         Arc,
@@ -17,39 +16,6 @@ use tokio::task::JoinHandle;
 const GOES_ON_WITHIN: Duration = Duration::from_secs(60);
 /// So many acknowledgements say that writes go on.
 const GOES_ON: u64 = 20;
-
-/// How often a test kills, and by which choices.
-#[derive(Debug)]
-pub struct Rounds {
-    /// How many rounds.
-    pub rounds: u64,
-    /// What the choices come from.
-    pub seed: u64,
-    /// Makes the choices.
-    pub random: StdRng,
-}
-
-impl Rounds {
-    /// Takes `TIDEMARK_CHAOS_ROUNDS` (`otherwise` without it) and `TIDEMARK_CHAOS_SEED` (another one in every process
-    /// without it), and says so.
-    pub fn from_environment(otherwise: u64) -> Self {
-        let rounds = setting("TIDEMARK_CHAOS_ROUNDS", otherwise);
-        let seed = setting("TIDEMARK_CHAOS_SEED", u64::from(std::process::id()));
-        eprintln!("{rounds} rounds; TIDEMARK_CHAOS_SEED={seed} repeats the choices");
-        Rounds {
-            rounds,
-            seed,
-            random: StdRng::seed_from_u64(seed),
-        }
-    }
-}
-
-fn setting(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(otherwise)
-}
 
 /// What one writer did: the keys it wrote once, and the last value of the key it keeps overwriting.
 #[derive(Debug, Default)]

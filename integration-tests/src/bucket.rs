@@ -3,7 +3,14 @@
 
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tidemark::cluster::wait_for;
+
+/// How long a bucket that changes may take until it is read as it is.
+const READ_WITHIN: Duration = Duration::from_secs(20);
 
 /// What the bucket holds of one partition.
 #[derive(Clone, Debug)]
@@ -155,6 +162,19 @@ pub fn check_trim_point(bucket: &Path, partition: u32, trim_point: u64) -> anyho
             snapshot.faults
         );
     }
+    Ok(())
+}
+
+/// Waits until [`check_trim_point`] finds a trim covered: a snapshot may be evicted while it is read, so that what counts is
+/// that some reading does.
+///
+/// # Errors
+/// With what is missing.
+pub async fn until_covered(bucket: &Path, partition: u32, trim_point: u64) -> anyhow::Result<()> {
+    wait_for("the bucket to cover the trim", READ_WITHIN, async || {
+        check_trim_point(bucket, partition, trim_point).map_err(|error| format!("{error:#}"))
+    })
+    .await?;
     Ok(())
 }
 

@@ -94,6 +94,21 @@ impl TestCluster {
         partitions: u32,
         settings: Settings,
     ) -> anyhow::Result<Self> {
+        Self::prepare_on(ClusterStore::Folder, base, name, workers, partitions, settings)
+    }
+
+    /// The same with another store.
+    ///
+    /// # Errors
+    /// When its files cannot be written.
+    pub fn prepare_on(
+        store: ClusterStore,
+        base: &str,
+        name: &str,
+        workers: u32,
+        partitions: u32,
+        settings: Settings,
+    ) -> anyhow::Result<Self> {
         let dir = Path::new(base).join(format!("{name}-{}", std::process::id()));
         if dir.exists() {
             std::fs::remove_dir_all(&dir)?;
@@ -104,7 +119,7 @@ impl TestCluster {
             binary: binary()?,
             workers,
             partitions,
-            store: ClusterStore::Folder,
+            store,
             settings,
         };
         Ok(TestCluster {

@@ -5,6 +5,7 @@
 //! - [`SecondAdmin`]: another admin of a cluster.
 //! - [`on_nats`]: a cluster whose logs are on NATS servers.
 //! - [`acknowledged`]: a load of writes while nodes are killed, and what must be there afterwards.
+//! - [`rounds`]: how often a test disturbs a cluster, and by which choices.
 //! - [`bucket`]: an independent reader of the object store: plain JSON and hashes, none of the project's own code.
 //! - [`replicas`]: what each replica holds, read over gRPC.
 //! - [`Authority`]: certificates and tokens, made when a test runs.
@@ -21,6 +22,7 @@ pub mod fault_proxy;
 mod node;
 pub mod on_nats;
 pub mod replicas;
+pub mod rounds;
 pub mod s3_server;
 mod scrape;
 mod second_admin;

@@ -22,14 +22,23 @@ impl SingleNode {
     /// # Errors
     /// When it cannot be started.
     pub fn spawn(arguments: &[&str], log: &Path) -> anyhow::Result<Self> {
+        let mut command = Command::new(binary()?);
+        command.args(arguments);
+        Self::spawn_command(command, log)
+    }
+
+    /// Starts another program in the same way.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn_command(mut command: Command, log: &Path) -> anyhow::Result<Self> {
         let output = std::fs::File::create(log)?;
-        let child = Command::new(binary()?)
-            .args(arguments)
+        let child = command
             .stdin(Stdio::piped())
             .stdout(output.try_clone()?)
             .stderr(output)
             .spawn()
-            .with_context(|| format!("{arguments:?}"))?;
+            .with_context(|| format!("{command:?}"))?;
         Ok(SingleNode {
             child,
             log: log.to_owned(),

@@ -9,17 +9,18 @@
 use anyhow::{Context, ensure};
 use integration_tests::{
     SecondAdmin, SingleNode, TestCluster,
-    acknowledged::{Load, Rounds, check_content},
-    bucket::check_trim_point,
+    acknowledged::{Load, check_content},
+    bucket::until_covered,
     on_nats::{self, settled_on},
     replicas::content,
+    rounds::{Deck, Rounds},
 };
 use partition_log::{
     Log as _,
     conformance::{NatsServers, NatsUser},
     nats::NatsLog,
 };
-use rand::{RngExt, rngs::StdRng, seq::SliceRandom as _};
+use rand::RngExt;
 use snapshot_store::PartitionId;
 use std::{fmt, time::Duration};
 use tidemark::{
@@ -52,31 +53,12 @@ impl fmt::Display for Victim {
     }
 }
 
-/// Everybody in random order, again and again: a few rounds reach all kinds.
-struct Deck {
-    all: Vec<Victim>,
-    left: Vec<Victim>,
-}
-
-impl Deck {
-    fn new() -> Self {
-        let servers = (0..SERVERS).map(Victim::Server);
-        let workers = (1..=WORKERS).map(|number| Victim::Node(Node::Worker(number)));
-        let admins = [Victim::Node(Node::Admin), Victim::SecondAdmin];
-        Deck {
-            all: servers.chain(workers).chain(admins).collect(),
-            left: Vec::new(),
-        }
-    }
-
-    fn deal(&mut self, random: &mut StdRng) -> Vec<Victim> {
-        if self.left.is_empty() {
-            self.left = self.all.clone();
-            self.left.shuffle(random);
-        }
-        let count = random.random_range(1..=AT_ONCE_MAX).min(self.left.len());
-        self.left.split_off(self.left.len() - count)
-    }
+/// Returns all of them.
+fn everybody() -> Vec<Victim> {
+    let servers = (0..SERVERS).map(Victim::Server);
+    let workers = (1..=WORKERS).map(|number| Victim::Node(Node::Worker(number)));
+    let admins = [Victim::Node(Node::Admin), Victim::SecondAdmin];
+    servers.chain(workers).chain(admins).collect()
 }
 
 /// The eight processes, and what looks at them.
@@ -149,12 +131,7 @@ impl Everything {
             .await?;
             let trim_point = info.trim_point.get();
             trimmed += usize::from(trim_point > 0);
-            // A snapshot may be evicted while it is read; what counts is that some reading finds the trim covered.
-            wait_for("the bucket to cover the trim", WITHIN, async || {
-                check_trim_point(&self.cluster.bucket_dir(), partition, trim_point)
-                    .map_err(|error| format!("{error:#}"))
-            })
-            .await?;
+            until_covered(&self.cluster.bucket_dir(), partition, trim_point).await?;
         }
         Ok(trimmed)
     }
@@ -172,10 +149,10 @@ async fn killing_servers_workers_and_admins_at_any_moment_loses_no_acknowledged_
     let client = KvClient::connect(everything.cluster.endpoints().worker_urls()).await?;
     let client = client.with_patience(Duration::from_secs(90));
     let load = Load::start(&client, WRITERS);
-    let mut deck = Deck::new();
+    let mut deck = Deck::new(everybody());
     for round in 1..=rounds {
         tokio::time::sleep(Duration::from_millis(random.random_range(200..2_500))).await;
-        let mut victims = deck.deal(&mut random);
+        let mut victims = deck.deal(&mut random, AT_ONCE_MAX, |_, _| false);
         let away = Duration::from_millis(random.random_range(0..1_500));
         let names: Vec<String> = victims.iter().map(Victim::to_string).collect();
         let context = format!("round {round}, seed {seed}: the kill of {}", names.join(", "));

@@ -26,7 +26,8 @@ const RECORD_BYTES: usize = 64 << 10;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn on_small_disk<F: Future<Output = ()>>(name: &str, test: impl FnOnce(PathBuf) -> F) {
-    if let Some(disk) = small_disk::inside(name, DISK_MIB) {
+    let disk = small_disk::inside(name, DISK_MIB).unwrap_or_else(|reason| panic!("{reason}"));
+    if let Some(disk) = disk {
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         runtime.enable_all().build().unwrap().block_on(test(disk));
     }

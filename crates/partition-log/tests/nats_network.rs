@@ -46,9 +46,10 @@ async fn a_credentials_file_that_is_missing_or_holds_none_is_refused_by_name() {
 async fn a_cut_network_costs_neither_writer_nor_reader_a_record_and_nobody_hammers_it() {
     let servers = NatsServers::start(1).await;
     let (direct, _admin) = provision(&servers).await;
-    let passage = Passage::to(&servers, 0).await;
+    let server = servers.url(0).replace("nats://", "");
+    let passage = Passage::to(server.parse().expect("an address")).await;
     let options = NatsOptions {
-        servers: vec![passage.url()],
+        servers: vec![format!("nats://{}", passage.address())],
         ..servers.options(NatsUser::Worker)
     };
     let log = NatsLog::connect(options).await.expect("the options are good");

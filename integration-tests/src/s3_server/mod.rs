@@ -2,7 +2,8 @@
 //!
 //! The protocol is `s3s`, the disk is `s3s-fs`. That one checks a write condition and then writes, in two steps, so that
 //! racing writers overwrite each other; here a lock makes the two one. It also leaves an object with the version of the
-//! one before, when a client hangs up between the two; here what was begun is finished.
+//! one before, when a client hangs up between the two; here what was begun is finished. A kill comes between the two as
+//! well: a server that starts over what another one has left takes all versions from the content anew.
 //!
 //! Two kinds are wrong on purpose, as some servers are, and must be refused by the capability check: [`Locking::None`]
 //! leaves the lock out and is right for one writer at a time; [`Locking::Unconditional`] takes no notice of conditions.
@@ -90,6 +91,7 @@ impl S3Server {
     ) -> anyhow::Result<Self> {
         let path = folder.join(bucket);
         std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
+        forget_versions(folder).with_context(|| folder.display().to_string())?;
         let files =
             FileSystem::new(folder).map_err(|error| anyhow::anyhow!("{}: {error:?}", folder.display()))?;
         let buckets = Buckets(Arc::new(Shared {
@@ -152,8 +154,13 @@ impl S3Server {
     /// Returns the options with which a store's client reaches it. They are complete: no client asks the
     /// environment, or a cloud's metadata address, for credentials.
     pub fn options(&self) -> Vec<(String, String)> {
+        Self::options_at(self.address)
+    }
+
+    /// Returns the same for one that listens at `address`, in whatever process.
+    pub fn options_at(address: SocketAddr) -> Vec<(String, String)> {
         [
-            ("endpoint", self.endpoint().as_str()),
+            ("endpoint", format!("http://{address}").as_str()),
             ("region", "us-east-1"),
             ("allow_http", "true"),
             ("access_key_id", Self::ACCESS_KEY),
@@ -168,6 +175,19 @@ impl Drop for S3Server {
     fn drop(&mut self) {
         self.serving.abort();
     }
+}
+
+/// Removes the versions that `s3s-fs` has noted beside the buckets: without a note an object's version is its content's hash.
+fn forget_versions(folder: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(".bucket-") && name.ends_with(".internal.json") {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Suffixes of keys whose objects cannot be read at once.

@@ -7,6 +7,7 @@ mod cases;
 mod cleanup;
 mod doubles;
 mod faults;
+mod killed_server;
 mod races;
 mod refusals;
 mod subject;

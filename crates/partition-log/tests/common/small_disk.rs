@@ -5,7 +5,7 @@ use std::{
     env, fs,
     io::Write,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 const DIR: &str = "TIDEMARK_TEST_SMALL_DISK";
@@ -13,9 +13,12 @@ const DIR: &str = "TIDEMARK_TEST_SMALL_DISK";
 /// Returns the folder of an empty file system of `mib` MiB, in the child process. In the first process it runs the test
 /// named `test` in such a child, passes its failure on, and returns `None`.
 ///
+/// # Errors
+/// With what to do, where no file system can be mounted.
+///
 /// # Panics
-/// When the child fails; also, with what to do, where no file system can be mounted.
-pub(super) fn inside(test: &str, mib: u32) -> Option<PathBuf> {
+/// When the child fails.
+pub(super) fn inside(test: &str, mib: u32) -> Result<Option<PathBuf>, String> {
     let mount = |dir: &Path| {
         let mut mount = Command::new("mount");
         mount
@@ -26,25 +29,27 @@ pub(super) fn inside(test: &str, mib: u32) -> Option<PathBuf> {
     if let Some(dir) = env::var_os(DIR) {
         let dir = PathBuf::from(dir);
         succeeded(&mount(&dir).output().unwrap());
-        return Some(dir);
+        return Ok(Some(dir));
     }
     let dir = tempfile::tempdir().unwrap();
-    let namespace = namespace(&mount(dir.path()));
+    let namespace = namespace(&mount(dir.path()))?;
     let output = Command::new("unshare")
         .arg(namespace)
         .arg(env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
         .env(DIR, dir.path())
+        // What it says is to be read while it runs.
+        .stderr(Stdio::inherit())
         .output()
         .unwrap();
     succeeded(&output);
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(said.contains("1 passed"), "there is no test {test}:\n{said}");
-    None
+    Ok(None)
 }
 
 /// Returns the option of `unshare` with which this user can mount something.
-fn namespace(mount: &Command) -> &'static str {
+fn namespace(mount: &Command) -> Result<&'static str, String> {
     let mut refusals = String::new();
     for option in ["-m", "-rm"] {
         let tried = Command::new("unshare")
@@ -54,14 +59,14 @@ fn namespace(mount: &Command) -> &'static str {
             .output()
             .unwrap();
         if tried.status.success() {
-            return option;
+            return Ok(option);
         }
         refusals += &String::from_utf8_lossy(&tried.stderr);
     }
-    panic!(
+    Err(format!(
         "this test needs a small file system of its own, and none can be mounted: run it as root or with user namespaces \
          (sysctl kernel.unprivileged_userns_clone=1), in a container with the capability SYS_ADMIN\n{refusals}"
-    );
+    ))
 }
 
 fn succeeded(output: &Output) {

@@ -1,9 +1,11 @@
-//! The way between clients and one server, which a test can cut.
+//! The way between clients and one server, which a test can cut. It knows bytes, and nothing of what they mean.
 
-use partition_log::conformance::NatsServers;
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -17,7 +19,7 @@ use tokio::{
 
 /// What becomes of bytes and connections on their way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub(crate) enum Way {
     Open,
     /// Connections break, and new ones end at once.
     Closed,
@@ -26,8 +28,8 @@ pub enum Way {
 }
 
 /// Stands between clients and a server; takes no more connections once this is dropped.
-pub struct Passage {
-    url: String,
+pub(crate) struct Passage {
+    address: SocketAddr,
     way: watch::Sender<Way>,
     /// Connections that were tried while the way was closed.
     refused: Arc<AtomicUsize>,
@@ -35,32 +37,33 @@ pub struct Passage {
 }
 
 impl Passage {
-    pub async fn to(servers: &NatsServers, index: usize) -> Self {
+    /// Opens one to the server at `upstream`, which need not run yet.
+    pub(crate) async fn to(upstream: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0")
             .await
             .expect("loopback has free ports");
         let address = listener.local_addr().expect("a listener has an address");
-        let upstream = servers.url(index).replace("nats://", "");
         let (way, seen) = watch::channel(Way::Open);
         let refused = Arc::new(AtomicUsize::new(0));
         let serving = tokio::spawn(serve(listener, upstream, seen, Arc::clone(&refused)));
         Passage {
-            url: format!("nats://{address}"),
+            address,
             way,
             refused,
             serving,
         }
     }
 
-    pub fn url(&self) -> String {
-        self.url.clone()
+    /// Returns where clients find it.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
-    pub fn set(&self, way: Way) {
+    pub(crate) fn set(&self, way: Way) {
         self.way.send_replace(way);
     }
 
-    pub fn refused(&self) -> usize {
+    pub(crate) fn refused(&self) -> usize {
         self.refused.load(Ordering::Relaxed)
     }
 }
@@ -73,7 +76,7 @@ impl Drop for Passage {
 
 async fn serve(
     listener: TcpListener,
-    upstream: String,
+    upstream: SocketAddr,
     way: watch::Receiver<Way>,
     refused: Arc<AtomicUsize>,
 ) {
@@ -83,12 +86,15 @@ async fn serve(
             refused.fetch_add(1, Ordering::Relaxed);
             continue;
         }
-        let server = TcpStream::connect(&upstream).await.expect("the server lives");
-        let (from_client, to_client) = client.into_split();
-        let (from_server, to_server) = server.into_split();
         let mut closed = way.clone();
         let (there, back) = (way.clone(), way.clone());
         tokio::spawn(async move {
+            let Ok(server) = TcpStream::connect(upstream).await else {
+                // Nobody is there: the client's connection ends with this.
+                return;
+            };
+            let (from_client, to_client) = client.into_split();
+            let (from_server, to_server) = server.into_split();
             // Whichever ends first ends the connection. It does not matter how.
             tokio::select! {
                 _ = closed.wait_for(|way| *way == Way::Closed) => {}

@@ -18,7 +18,8 @@ const DISK_MIB: u32 = 24;
 /// Runs `test` with a small disk, in the process that has one.
 fn on_small_disk<F: Future<Output = ()>>(name: &str, test: impl FnOnce(std::path::PathBuf) -> F) {
     let name = format!("processor::tests::full_disk::{name}");
-    if let Some(disk) = small_disk::inside(&name, DISK_MIB) {
+    let disk = small_disk::inside(&name, DISK_MIB).unwrap_or_else(|reason| panic!("{reason}"));
+    if let Some(disk) = disk {
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         runtime.enable_all().build().unwrap().block_on(test(disk));
     }
