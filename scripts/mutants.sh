@@ -26,7 +26,7 @@ TRIALS=(
 )
 
 # Without a first run of the unchanged tests: they are known to pass, and the limits of time stand here, in seconds.
-OPTIONS=(--in-place --no-shuffle --colors never --baseline skip --timeout 120 --build-timeout 1200)
+OPTIONS=(--in-place --no-shuffle --colors never --baseline skip --timeout 60 --build-timeout 1200)
 
 # files_of PACKAGE PATTERN...: prints those of the files below the package's src/ that the command line names, or all.
 files_of() {
