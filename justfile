@@ -76,6 +76,10 @@ model *args:
 fuzz *args:
     ./scripts/run-tool.sh fuzz-targets {{ args }}
 
+# Changes the decisions and parsers one place at a time, and says what no test notices: [--list] [FILE...]. All take hours.
+mutants *args:
+    ./scripts/mutants.sh {{ args }}
+
 # Known vulnerabilities among the dependencies; needs the network.
 audit:
     #!/usr/bin/env bash

@@ -5,7 +5,7 @@
 #
 #   <cache>/target              what cargo builds (unless CARGO_TARGET_DIR is set)
 #   <cache>/rocksdb/<key>       the RocksDB archive, which takes minutes to compile
-#   <cache>/tools               just, typos, cargo-deny, cargo-machete, promtool, packages for tests, each at one version
+#   <cache>/tools               just, typos, cargo-deny and other tools, packages for tests, each at one version
 #   <cache>/tools/store-servers two object store servers of the tests (0.6 GiB), at the versions of scripts/store-servers
 #   <cache>/tools/nats-server   the server of the distributed log (19 MB), at the version of scripts/nats-server
 #   <cache>/bin/<clone>         the binary that the scripts start
@@ -28,6 +28,7 @@ JUST_VERSION=1.59.0
 TYPOS_VERSION=1.52.0
 CARGO_MACHETE_VERSION=0.9.2
 CARGO_DENY_VERSION=0.20.2
+CARGO_MUTANTS_VERSION=27.1.0
 
 say() { printf '==> %s\n' "$*" >&2; }
 

@@ -178,6 +178,13 @@ fn a_copy_that_awaits_its_log_is_given_it_and_copied_anew_only_once_that_log_has
     };
     assert_eq!((copy.lsn.get(), copy.incarnation), (140, incarnation(2)));
     assert_eq!(loss.unwrap().kept, Lsn::new(140));
+    let mut went_on = Found::recovered();
+    went_on.replicas = vec![replica(1, 150)];
+    assert_eq!(
+        went_on.loss(),
+        (140, Some(150)),
+        "what is lost is of the parent's log"
+    );
 
     let lived = |change: fn(&mut Found)| {
         let mut found = Found::recovered();
@@ -195,6 +202,9 @@ fn a_copy_that_awaits_its_log_is_given_it_and_copied_anew_only_once_that_log_has
     assert_eq!(lived(|found| found.origin = None), 3);
     let of_another = |found: &mut Found| found.origin.as_mut().unwrap().cluster = other_cluster();
     assert_eq!(lived(of_another), 3);
+    // A fork always begins a later generation than that of its origin.
+    let of_its_own_life = |found: &mut Found| found.origin.as_mut().unwrap().incarnation = incarnation(2);
+    assert_eq!(lived(of_its_own_life), 3);
     let damaged = |found: &mut Found| found.damaged = BTreeSet::from([snapshot_id(9)]);
     assert_eq!(lived(damaged), 3);
 }
@@ -234,6 +244,23 @@ fn a_log_that_is_there_is_kept_or_named_as_the_wrong_one() {
         matches!(found, Err(RecoveryRefusal::OtherLog { .. })),
         "{found:?}"
     );
+}
+
+#[test]
+fn each_step_has_a_word_of_its_own() {
+    let word = |found: Found| found.plan().unwrap().step.as_str();
+    assert_eq!(word(Found::lost()), "fork");
+    assert_eq!(word(Found::recovered()), "provision");
+    let there = Found {
+        log: log(incarnation(1), 141),
+        ..Found::lost()
+    };
+    assert_eq!(word(there), "keep");
+    let empty = Found {
+        pointer: None,
+        ..Found::lost()
+    };
+    assert_eq!(word(empty), "begin-empty");
 }
 
 #[test]

@@ -160,6 +160,85 @@ mod tests {
     }
 
     #[test]
+    fn each_value_that_cannot_work_is_named_and_its_neighbour_works() {
+        type Change = fn(&mut SchedulerOptions);
+        let cases: [(&str, Change, Change); 8] = [
+            (
+                "poll_interval_ms",
+                |o| o.poll_interval_ms = 0,
+                |o| o.poll_interval_ms = 1,
+            ),
+            (
+                "poll_timeout_ms",
+                |o| o.poll_timeout_ms = 0,
+                |o| o.poll_timeout_ms = 1,
+            ),
+            (
+                "tick_interval_ms",
+                |o| o.tick_interval_ms = 0,
+                |o| o.tick_interval_ms = 1,
+            ),
+            (
+                "suspect_after_ms",
+                |o| o.suspect_after_ms = 1000,
+                |o| o.suspect_after_ms = 1001,
+            ),
+            (
+                "gone_after_ms",
+                |o| o.gone_after_ms = 5000,
+                |o| o.gone_after_ms = 5001,
+            ),
+            (
+                "view_age_max_ms",
+                |o| o.view_age_max_ms = 4999,
+                |o| o.view_age_max_ms = 5000,
+            ),
+            (
+                "lease_term_ms",
+                |o| o.lease_term_ms = 999,
+                |o| o.lease_term_ms = 1000,
+            ),
+            (
+                "lease_term_ms",
+                |o| o.lease_term_ms = 300_001,
+                |o| o.lease_term_ms = 300_000,
+            ),
+        ];
+        let validated = |change: Change| {
+            let mut options = SchedulerOptions::default();
+            change(&mut options);
+            options.validate()
+        };
+        for (key, wrong, right) in cases {
+            let faults = validated(wrong).unwrap_err();
+            let keys: Vec<_> = faults.iter().map(|fault| fault.key.as_ref()).collect();
+            assert_eq!(keys, [format!("scheduler.{key}")]);
+            assert_eq!(validated(right), Ok(()), "{key}");
+        }
+    }
+
+    #[test]
+    fn without_a_term_no_lease_is_used() {
+        let mut options = SchedulerOptions::default();
+        assert_eq!(options.lease_term(), Some(Duration::from_secs(10)));
+        options.lease_term_ms = 0;
+        assert_eq!((options.lease_term(), options.validate()), (None, Ok(())));
+    }
+
+    /// Two rounds, and the part of a third that a report may take.
+    #[test]
+    fn reports_of_different_moments_may_take_two_rounds_and_a_timeout_to_agree() {
+        let settle = |poll_timeout_ms| {
+            let options = SchedulerOptions {
+                poll_timeout_ms,
+                ..SchedulerOptions::default()
+            };
+            options.timing().settle.as_millis()
+        };
+        assert_eq!((settle(300), settle(2000)), (2300, 3000));
+    }
+
+    #[test]
     fn a_view_that_is_stale_before_a_node_is_suspect_is_refused() {
         let options = SchedulerOptions {
             view_age_max_ms: 1,

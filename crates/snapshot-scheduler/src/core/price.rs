@@ -219,7 +219,7 @@ mod tests {
         let mut facts = facts(&replicas, None, &[]);
         facts.away = vec![
             (node("w5"), Some(Lsn::new(150))),
-            (node("w6"), Some(Lsn::new(250))),
+            (node("w6"), Some(Lsn::new(200))),
             (node("w7"), None),
         ];
         let price = price(&facts, Lsn::new(200));

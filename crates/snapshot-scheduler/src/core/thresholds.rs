@@ -240,7 +240,10 @@ mod tests {
     #[test]
     fn overrides_that_cannot_work_are_all_named() {
         type Case = (Vec<PolicyOverride>, &'static [&'static str]);
-        let cases: [Case; 8] = [
+        let many = |count: u32| -> Vec<PolicyOverride> {
+            (0..count).map(|at| rule(at, at, Some(200), None, None)).collect()
+        };
+        let cases: [Case; 9] = [
             (
                 vec![rule(3, 2, Some(200), None, None)],
                 &["policy.override[0].last_partition"],
@@ -270,10 +273,8 @@ mod tests {
                 ],
                 &["policy.override[2].first_partition"],
             ),
-            (
-                (0..257).map(|at| rule(at, at, Some(200), None, None)).collect(),
-                &["policy.override"],
-            ),
+            (many(256), &[]),
+            (many(257), &["policy.override"]),
         ];
         for (overrides, keys) in cases {
             let faults = policy(overrides.clone()).validate().err().unwrap_or_default();

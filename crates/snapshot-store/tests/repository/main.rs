@@ -19,6 +19,7 @@ mod lease;
 mod local;
 mod publish;
 mod publish_faults;
+mod read;
 mod recover;
 mod resume;
 mod sweep;

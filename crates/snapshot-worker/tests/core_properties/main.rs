@@ -3,6 +3,7 @@
 
 mod progress;
 mod requests;
+mod words;
 
 use bytes::Bytes;
 use proptest::prelude::*;
