@@ -10,7 +10,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::sync::LazyLock;
 use tokio::{
     runtime::{Builder, Handle, Runtime},
-    task::{JoinError, spawn_blocking},
+    task::{AbortHandle, JoinError, spawn_blocking},
 };
 
 /// How much lower the priority is, as nice values count; 0 is a process's usual one and 19 the lowest.
@@ -58,7 +58,7 @@ fn stand_back(processors: &[usize]) {
     }
 }
 
-/// Returns the runtime of these threads, for futures that keep a processor busy. `None` when it could not be had.
+/// Returns the runtime of these threads, for connections. `None` when it could not be had.
 pub(crate) fn runtime() -> Option<&'static Handle> {
     THREADS.as_ref().map(Runtime::handle)
 }
@@ -77,6 +77,30 @@ pub(crate) async fn in_background<T: Send + 'static>(
         None => Ok(work()),
     });
     waiting.await.flatten()
+}
+
+/// Runs `work`, which keeps a processor busy, on these threads and returns its result. Dropping the future drops `work`.
+///
+/// # Errors
+/// When `work` panicked, or the runtime is shutting down.
+pub(crate) async fn drive_in_background<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, JoinError> {
+    let Some(runtime) = runtime() else {
+        return Ok(work.await);
+    };
+    let work = runtime.spawn(work);
+    let _dropped_with_this = AbortOnDrop(work.abort_handle());
+    // A thread waits meanwhile, for the same reason.
+    spawn_blocking(move || runtime.block_on(work)).await.flatten()
+}
+
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 #[cfg(test)]
@@ -127,6 +151,23 @@ mod tests {
             done = work => done.unwrap(),
             () = tokio::time::sleep(Duration::from_secs(3600)) => panic!("the clock ran on"),
         }
+        let busy = drive_in_background(async { std::thread::sleep(Duration::from_millis(20)) });
+        tokio::select! {
+            done = busy => done.unwrap(),
+            () = tokio::time::sleep(Duration::from_secs(3600)) => panic!("the clock ran on"),
+        }
         assert!(began.elapsed() < Duration::from_secs(3600));
+    }
+
+    #[tokio::test]
+    async fn work_whose_future_is_dropped_is_dropped_as_well() {
+        let (alive, mut gone) = tokio::sync::oneshot::channel::<()>();
+        let work = drive_in_background(async move {
+            let _alive = alive;
+            std::future::pending::<()>().await;
+        });
+        let waited = tokio::time::timeout(Duration::from_millis(20), work).await;
+        assert!(waited.is_err());
+        assert!((&mut gone).await.is_err());
     }
 }

@@ -5,18 +5,16 @@
 //! check would use later waits behind other work.
 
 use super::open::Opened;
-use crate::{Blocking, background};
+use crate::{Blocking, background::drive_in_background};
 use bytes::Bytes;
 use object_store::{Error, MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload, Result, path::Path};
 use std::{future::Future, sync::Arc};
-use tokio::runtime::Handle;
-use tokio_util::task::AbortOnDropHandle;
 
 /// Sends files and their parts.
 pub(super) struct UploadClient {
     store: Arc<dyn ObjectStore>,
-    /// Where that is done; `None` for the caller's own runtime.
-    background: Option<&'static Handle>,
+    /// Whether that is done in the background, or where it is asked for.
+    background: bool,
 }
 
 impl UploadClient {
@@ -25,11 +23,11 @@ impl UploadClient {
         match &opened.uploads {
             Some(store) if blocking == Blocking::Threads => UploadClient {
                 store: Arc::clone(store),
-                background: background::runtime(),
+                background: true,
             },
             _ => UploadClient {
                 store: Arc::clone(&opened.store),
-                background: None,
+                background: false,
             },
         }
     }
@@ -61,12 +59,12 @@ impl UploadClient {
         &self,
         request: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        match self.background {
-            None => request.await,
-            Some(runtime) => match AbortOnDropHandle::new(runtime.spawn(request)).await {
-                Ok(answer) => answer,
-                Err(source) => Err(Error::JoinError { source }),
-            },
+        if !self.background {
+            return request.await;
+        }
+        match drive_in_background(request).await {
+            Ok(answer) => answer,
+            Err(source) => Err(Error::JoinError { source }),
         }
     }
 }
