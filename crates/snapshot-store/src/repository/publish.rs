@@ -29,7 +29,6 @@
 use super::{
     Anomaly, Progress, Repository, SnapshotUpload, Versioned,
     anomaly::FirstFew,
-    buffers::PartBuffers,
     error::StoreError,
     request::PutFault,
     reuse::Reusable,
@@ -283,7 +282,6 @@ impl Repository {
         let plan = UploadPlan {
             directory: &directory,
             reusable: &reusable,
-            buffers: PartBuffers::default(),
             progress,
             cancel,
         };
