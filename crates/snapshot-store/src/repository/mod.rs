@@ -7,7 +7,7 @@
 //! | `read` | reads pointer, certificate, control state, manifest: one GET each |
 //! | `snapshot_upload`, `publish`, `upload`, `reuse` | makes a finished checkpoint a published snapshot |
 //! | `certificate`, `control`, `lease` | the other mutable objects |
-//! | `upload_client` | what an upload has of its own: connections and threads |
+//! | `upload_client`, `buffers` | what an upload has of its own: connections, threads, memory |
 //! | `source` | where an upload takes its files from: this machine, or another repository |
 //! | `copy` | moves or forks a cluster's snapshots to another repository, or begins their next generation |
 //! | `check`, `download` | verifies a snapshot in the store, brings one back |
@@ -22,6 +22,7 @@
 //! | `request` | deadlines and retries of single requests |
 
 mod anomaly;
+mod buffers;
 mod capability;
 mod certificate;
 mod check;

@@ -29,6 +29,7 @@
 use super::{
     Anomaly, Progress, Repository, SnapshotUpload, Versioned,
     anomaly::FirstFew,
+    buffers::PartBuffers,
     error::StoreError,
     request::PutFault,
     reuse::Reusable,
@@ -282,6 +283,7 @@ impl Repository {
         let plan = UploadPlan {
             directory: &directory,
             reusable: &reusable,
+            buffers: PartBuffers::default(),
             progress,
             cancel,
         };

@@ -6,6 +6,7 @@
 use super::{
     Anomaly, Repository,
     anomaly::AnomalyKind,
+    buffers::{Part, PartBuffer},
     check::{unreadable_part, wrong_hash},
     error::StoreError,
     limits::{Lane, Limits, Permit},
@@ -221,32 +222,33 @@ impl PartReader {
         self.remaining.min(self.part_bytes)
     }
 
-    /// Reads and hashes the next part.
-    pub(super) async fn next_part(&mut self) -> Result<Bytes, SourceFault> {
+    /// Reads the next part, into `buffer` or in its place, and hashes it.
+    pub(super) async fn next_part(&mut self, mut buffer: PartBuffer) -> Result<Part, SourceFault> {
         let bytes = self.next_part_bytes();
         let start = self.bytes - self.remaining;
         let (input, mut hasher) = self.input.take().ok_or_else(abandoned)?;
         let (input, hasher, part) = match input {
             Input::Local(mut file, path) => {
                 let read = move || {
-                    let mut part = Vec::with_capacity(usize::try_from(bytes).map_err(io::Error::other)?);
-                    (&mut file).take(bytes).read_to_end(&mut part)?;
+                    let part = buffer.bytes_mut();
+                    part.reserve_exact(usize::try_from(bytes).map_err(io::Error::other)?);
+                    (&mut file).take(bytes).read_to_end(part)?;
                     if part.len() as u64 != bytes {
                         return Err(io::Error::new(
                             ErrorKind::UnexpectedEof,
                             "the file became shorter",
                         ));
                     }
-                    hasher.update(&part);
-                    Ok((file, hasher, Bytes::from(part)))
+                    hasher.update(part);
+                    Ok((file, hasher, buffer.fill()))
                 };
                 let read = self.blocking.files_in_background(read).await;
                 let (file, hasher, part) = read.map_err(|source| SourceFault::Local(at(&path, source)))?;
                 (Input::Local(file, path), hasher, part)
             }
             Input::Stored(stored) => {
-                let part = stored.read(start, bytes).await?;
-                let hashed = part.clone();
+                let part = buffer.replace(stored.read(start, bytes).await?);
+                let hashed = part.bytes().clone();
                 let hash = move || {
                     hasher.update(&hashed);
                     Ok(hasher)

@@ -1,11 +1,12 @@
 //! Brings files into the store, hashing each in the pass that reads it. Where they come from is the source's business.
 //!
-//! Memory is bounded: a part lies in memory only while it has a place in the node's budget. Nothing is visible to others until
+//! Memory is bounded: a part lies in memory only while it has one of the upload's buffers and a place in the node's budget. Nothing is visible to others until
 //! the pointer names the directory, so a file may be uploaded again from its beginning as often as needed. However an
 //! upload ends, also when its future is dropped, an unfinished multipart upload is aborted.
 
 use super::{
     Progress, Repository,
+    buffers::PartBuffers,
     error::StoreError,
     publish::PublishError,
     request::{PART_DEADLINE, within},
@@ -25,8 +26,6 @@ use tokio_util::sync::CancellationToken;
 
 /// How many files are on their way at once. Most files of a checkpoint are a single part.
 const FILES_AT_ONCE: usize = 8;
-/// How many parts of one file are under way at once.
-const PARTS_AT_ONCE: usize = 4;
 /// How often one file is tried; the client below repeats single parts besides.
 const FILE_TRIES: usize = 3;
 
@@ -72,6 +71,8 @@ pub(super) struct UploadPlan<'a> {
     pub(super) directory: &'a str,
     /// What earlier snapshots hold.
     pub(super) reusable: &'a Reusable,
+    /// What their parts lie in.
+    pub(super) buffers: PartBuffers,
     pub(super) progress: &'a dyn Progress,
     pub(super) cancel: &'a CancellationToken,
 }
@@ -203,11 +204,12 @@ impl Repository {
         file: &SourceFile,
         reader: &mut PartReader,
     ) -> Result<(), TryError> {
+        let buffer = plan.buffers.take().await;
         let _admitted = file.admit(&self.0.limits, reader.next_part_bytes()).await;
-        let part = reader.next_part().await?;
+        let part = reader.next_part(buffer).await?;
         reader.hash()?;
-        let advanced = part.len() as u64;
-        let write = self.0.uploads.put(path, part);
+        let advanced = part.bytes().len() as u64;
+        let write = self.0.uploads.put(path, part.bytes().clone());
         within(PART_DEADLINE, write).await.map_err(TryError::Store)?;
         plan.progress.advanced(advanced);
         Ok(())
@@ -223,18 +225,16 @@ impl Repository {
     ) -> Result<(), TryError> {
         let mut sending = FuturesUnordered::new();
         while !reader.is_at_end() {
-            while sending.len() >= PARTS_AT_ONCE {
-                let sent = sending.next().await;
-                sent.unwrap_or(Ok(())).map_err(TryError::Store)?;
-            }
-            // Meanwhile the parts under way must move on: it may be one of them that holds the last permit.
+            // Meanwhile the parts under way must move on: it may be one of them that holds the last buffer or permit.
+            let buffer = while_sending(&mut sending, plan.buffers.take()).await?;
             let admitted = file.admit(&self.0.limits, reader.next_part_bytes());
             let admitted: Admitted<'_> = while_sending(&mut sending, admitted).await?;
-            let part = while_sending(&mut sending, reader.next_part()).await??;
-            let advanced = part.len() as u64;
-            let sent = within(PART_DEADLINE, upload.put_part(&self.0.uploads, part)?);
+            let part = while_sending(&mut sending, reader.next_part(buffer)).await??;
+            let advanced = part.bytes().len() as u64;
+            let sent = upload.put_part(&self.0.uploads, part.bytes().clone())?;
+            let sent = within(PART_DEADLINE, sent);
             sending.push(async move {
-                let _admitted = admitted;
+                let _held = (part, admitted);
                 sent.await?;
                 plan.progress.advanced(advanced);
                 Ok(())

@@ -13,6 +13,7 @@ use super::{
     super::{
         Anomaly, CheckLevel, NoProgress, Repository,
         anomaly::AnomalyKind,
+        buffers::PartBuffers,
         check::FILES_AT_ONCE,
         error::StoreError,
         reuse::Reusable,
@@ -80,6 +81,7 @@ impl Placement<'_> {
         let plan = UploadPlan {
             directory: &directory,
             reusable: &reusable,
+            buffers: PartBuffers::default(),
             progress: run.progress,
             cancel: run.cancel,
         };
