@@ -17,6 +17,8 @@ use snapshot_store::{Incarnation, Lsn, PartitionId};
 use std::{future::Future, time::Duration};
 
 pub const P0: PartitionId = PartitionId::new(0);
+/// The stream of the registry.
+const REGISTRY_STREAM: &str = "KV_tidemark-registry";
 
 /// The pause between two tries at something that has to come.
 pub const PAUSE: Duration = Duration::from_millis(50);
@@ -84,9 +86,13 @@ pub async fn raw(servers: &NatsServers, user: NatsUser) -> jetstream::Context {
 
 /// Returns what the servers say of the log's stream, as soon as they say anything.
 pub async fn stream_info(js: &jetstream::Context) -> Info {
+    info(js, &stream_name()).await
+}
+
+async fn info(js: &jetstream::Context, stream: &str) -> Info {
     within("the stream", async {
         loop {
-            if let Ok(stream) = js.get_stream(stream_name()).await {
+            if let Ok(stream) = js.get_stream(stream).await {
                 return stream.cached_info().clone();
             }
             tokio::time::sleep(PAUSE).await;
@@ -110,21 +116,23 @@ pub async fn leader(servers: &NatsServers, js: &jetstream::Context) -> usize {
     .await
 }
 
-/// Waits until all followers of the stream's leader are up to date.
+/// Waits until each of three servers has all of the log and of the registry.
 pub async fn until_current(js: &jetstream::Context) {
-    within("three servers that are up to date", async {
-        loop {
-            let cluster = stream_info(js).await.cluster;
-            let current = cluster.map_or(0, |cluster| {
-                cluster.replicas.iter().filter(|peer| peer.current).count()
-            });
-            if current == 2 {
-                return;
+    for stream in [REGISTRY_STREAM, &stream_name()] {
+        within("three servers that are up to date", async {
+            loop {
+                let cluster = info(js, stream).await.cluster;
+                let current = cluster.map_or(0, |cluster| {
+                    cluster.replicas.iter().filter(|peer| peer.current).count()
+                });
+                if current == 2 {
+                    return;
+                }
+                tokio::time::sleep(PAUSE).await;
             }
-            tokio::time::sleep(PAUSE).await;
-        }
-    })
-    .await;
+        })
+        .await;
+    }
 }
 
 /// One writer that never gives up on a record.
