@@ -47,6 +47,8 @@ const PROPOSE_EVERY: Duration = Duration::from_millis(2);
 const PROPOSED_KEYS: usize = 10;
 /// How many keys are read in `memory`: enough to fill the block cache also with a small state, as on a node that serves.
 const READS: usize = 100_000;
+/// Threads that wait for the disk, as many as the binary allows itself.
+const BLOCKING_THREADS_MAX: usize = 128;
 /// Prefix of the key-value state machine's only keyspace.
 const KEYSPACE: u8 = 1;
 
@@ -91,9 +93,15 @@ enum Measure {
     Memory,
 }
 
-#[tokio::main]
-async fn main() {
-    let args = Args::parse();
+fn main() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .enable_all()
+        .build();
+    runtime.unwrap().block_on(run(Args::parse()));
+}
+
+async fn run(args: Args) {
     if args.memory_step.is_none() {
         println!("{} keys with values of {} bytes", args.keys, args.value_bytes);
     }

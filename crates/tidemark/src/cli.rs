@@ -166,13 +166,21 @@ impl Cli {
     }
 }
 
+/// Threads that wait for the disk. Tokio starts another one whenever the last has not yet come back for more, so that a restore
+/// of many short writes ends with as many as are allowed, each with its own memory.
+const BLOCKING_THREADS_MAX: usize = 128;
+
 /// Parses the command line, runs it, and turns errors into one clear message: on the standard error, and with
 /// `--output json` also as an object on the standard output.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let output = cli.output;
     crate::telemetry::init(cli.log_format, cli.default_filter());
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .enable_all()
+        .build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("error: cannot start threads: {error}; raise the process limit (`ulimit -u`)");

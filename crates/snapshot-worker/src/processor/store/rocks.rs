@@ -62,6 +62,9 @@ const SCAN_CACHE_BYTES: usize = 8 << 20;
 /// Tables that a scan keeps open: it reads one after the other on each level.
 const SCAN_TABLES_OPEN: i32 = 64;
 
+/// Tables that are opened at once when a database is: each takes up to a megabyte while it is, and by default there would be 16.
+const TABLES_OPENING: i32 = 2;
+
 /// Opens RocksDB databases that share memory and threads.
 pub struct RocksEngine {
     /// Of states that are written.
@@ -98,6 +101,7 @@ impl RocksEngine {
         let files = options.tables_open_max.saturating_add(OTHER_FILES);
         let files = i32::try_from(files).unwrap_or(i32::MAX);
         database.set_max_open_files(files);
+        database.set_max_file_opening_threads(TABLES_OPENING);
         database.set_max_manifest_file_size(MANIFEST_BYTES_MAX);
         // Of hundreds of databases, each would wake up to write statistics that nobody reads.
         database.set_stats_dump_period_sec(0);
