@@ -67,7 +67,7 @@ impl SimStore {
     /// The way to the store: latency, and what keeps the request from arriving.
     pub(crate) async fn there(&self) -> Result<()> {
         let world = &self.world;
-        world.lag(1..15).await;
+        world.lag(world.plan().store_lag_ms()).await;
         world.wait_for_time(&self.node).await;
         if world.strikes(FaultClass::StoreSlow, CHANCE) {
             world.lag(500..5000).await;
