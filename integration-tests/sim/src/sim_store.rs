@@ -210,7 +210,7 @@ impl ObjectStore for SimStore {
         if done.is_ok() {
             self.world.counters().count("object copied");
             self.world.event(format!("store copied {from} to {to}"));
-            self.world.oracle(|oracle| oracle.after_write(to));
+            self.world.oracle(|oracle| oracle.after_copy(from, to));
         }
         self.back(done).await
     }
