@@ -48,7 +48,7 @@ chaos rounds="20":
     TIDEMARK_CHAOS_ROUNDS={{ rounds }} NEXTEST_SUCCESS_OUTPUT=immediate RUST_TEST_NOCAPTURE=1 \
         ./scripts/test.sh -- no_acknowledged_write
 
-# Simulated clusters under faults, one seed each: `just sim 1000 --first 5000 --counters`; hours: `just sim 20000 --keep FILE`.
+# Simulated clusters, one seed each: `just sim 1000 --first 5000 --counters`; hours: `just sim 20000 --optimised --keep FILE`.
 sim seeds="150" *args:
     ./scripts/run-tool.sh sim {{ seeds }} {{ args }}
 
@@ -63,7 +63,7 @@ sim-replay seed log="info":
     need_build_tools
     use_rocksdb_archive
     build_tidemark --workspace --all-targets
-    folder=$CARGO_TARGET_DIR/simulation/{{ seed }}
+    folder=$CARGO_TARGET_DIR/replays/{{ seed }}
     mkdir -p "$folder"
     say "trace and log are in $folder"
     "$CARGO_TARGET_DIR/debug/sim-seed" {{ seed }} --trace "$folder/trace" --log {{ log }} 2>"$folder/log"

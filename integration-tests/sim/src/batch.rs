@@ -12,8 +12,9 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// How long one run may take, in real time: one that takes longer stands still, because something in it spins.
-const RUN_MAX: Duration = Duration::from_secs(240);
+/// How long one run may take, in real time: one that takes longer stands still, because something in it spins. A run takes
+/// seconds; a machine that is busy, or stops it for a while, must not end hours of runs.
+const RUN_MAX: Duration = Duration::from_secs(900);
 /// How often a run is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 

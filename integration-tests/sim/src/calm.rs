@@ -4,7 +4,6 @@ use crate::{
     harm::{self, Harm},
     oracle::Oracle,
     storm::Storm,
-    truth::Replayed,
     world::World,
 };
 use futures::FutureExt;
@@ -40,11 +39,9 @@ impl Storm<'_> {
                 let (right, last) = self
                     .world
                     .oracle(|oracle| {
-                        let is_right = |truth: &Replayed| {
-                            truth.chain == facts.chain_hash && truth.digest() == facts.digest
-                        };
                         let history = oracle.history(partition)?;
-                        let right = history.find(facts.lsn, is_right).is_some();
+                        let digests = (facts.chain_hash, facts.digest);
+                        let right = history.find_digests(facts.lsn, digests).is_some();
                         Some((right, history.current().last()))
                     })
                     .unwrap_or((false, Lsn::ZERO));

@@ -15,6 +15,9 @@ use tonic_types::StatusExt as _;
 const PATIENCE: Duration = Duration::from_secs(4);
 /// Keys that are written again and again, whose values are not remembered.
 const HOT_KEYS: u64 = 20;
+/// How seldom a value is so many times as long as most: a few of them make tables that are worth being copied.
+const LONG_EVERY: u64 = 8;
+const LONG_TIMES: usize = 20;
 
 struct Client {
     world: World,
@@ -60,7 +63,11 @@ impl Client {
         self.written += 1;
         let key = format!("{}-{}", self.name, self.written);
         let partition = self.partition_of(&key);
-        let value = format!("{:016x}", self.world.below(0..u64::MAX));
+        let length = match self.world.below(0..LONG_EVERY) {
+            0 => LONG_TIMES,
+            _ => 1,
+        };
+        let value = format!("{:016x}", self.world.below(0..u64::MAX)).repeat(length);
         let mut operations = vec![put(&key, value)];
         for _ in 0..self.world.below(0..3) {
             let hot = format!("hot-{}", self.world.below(0..HOT_KEYS));

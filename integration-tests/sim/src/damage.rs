@@ -1,6 +1,6 @@
 //! What becomes of stored snapshots: a byte flips, or files go.
 
-use crate::{plan::FaultClass, storm::Storm};
+use crate::{plan::FaultClass, plant, storm::Storm};
 use bytes::Bytes;
 use futures::FutureExt;
 use object_store::ObjectStoreExt;
@@ -36,9 +36,9 @@ impl Storm<'_> {
                         *byte ^= 1 << (draw % 8);
                     }
                     self.world.event(format!("a byte of {path} flips"));
-                    let name = path.filename().unwrap_or_default();
-                    self.world.note_flip(name, before, bytes.clone().into());
-                    raw.put(&path, bytes.into()).now_or_never();
+                    let after = Bytes::from(bytes);
+                    plant::note_flip(&self.world, &path, before, after.clone());
+                    raw.put(&path, after.into()).now_or_never();
                     self.world.oracle(|oracle| oracle.after_write(&path));
                 }
                 _ => {

@@ -2,7 +2,7 @@
 
 use crate::truth::{Replayed, Truth};
 use bytes::Bytes;
-use snapshot_store::Lsn;
+use snapshot_store::{ChainHash, Lsn, StateDigest};
 
 /// The histories of one log. What it lost, or was before it was created anew, is an earlier one.
 pub(crate) struct History {
@@ -48,15 +48,21 @@ impl History {
 
     /// Returns the number of the latest history whose state at `lsn` is what `is_right` wants.
     pub(crate) fn find(&mut self, lsn: Lsn, is_right: impl Fn(&Replayed) -> bool) -> Option<usize> {
+        self.latest(|truth| truth.at(lsn).is_some_and(&is_right))
+    }
+
+    /// Returns the number of the latest history that has this chain hash and this digest at `lsn`.
+    pub(crate) fn find_digests(&mut self, lsn: Lsn, digests: (ChainHash, StateDigest)) -> Option<usize> {
+        self.latest(|truth| truth.digests_at(lsn) == Some(digests))
+    }
+
+    fn latest(&mut self, mut is_right: impl FnMut(&mut Truth) -> bool) -> Option<usize> {
         let number = self.earlier.len();
-        if self.current.at(lsn).is_some_and(|state| is_right(&state)) {
+        if is_right(&mut self.current) {
             return Some(number);
         }
         let mut earlier = self.earlier.iter_mut().enumerate().rev();
-        earlier.find_map(|(number, (truth, _))| {
-            let right = truth.at(lsn).is_some_and(|state| is_right(&state));
-            right.then_some(number)
-        })
+        earlier.find_map(|(number, (truth, _))| is_right(truth).then_some(number))
     }
 
     /// Returns whether the records up to `lsn` of history `number` are those that the log holds or held now.
@@ -72,7 +78,7 @@ impl History {
         let earlier = self.earlier.iter_mut().map(|(truth, _)| truth);
         earlier
             .chain([&mut self.current])
-            .filter_map(|truth| truth.at(truth.last()))
+            .filter_map(|truth| truth.at(truth.last()).cloned())
             .collect()
     }
 }

@@ -143,7 +143,7 @@ fn policy(world: &World) -> Policy {
 /// How all admins pace themselves: faster than by default, so that a storm of a minute sees many decisions.
 fn pace(world: &World) -> SchedulerOptions {
     SchedulerOptions {
-        poll_interval_ms: 500,
+        poll_interval_ms: 800,
         poll_timeout_ms: 1000,
         suspect_after_ms: 2000,
         gone_after_ms: 5000,

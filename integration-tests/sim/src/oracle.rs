@@ -2,6 +2,8 @@
 //!
 //! It looks at the store and the log as they are, past all faults. What it finds wrong it keeps until somebody takes it.
 
+mod befallen;
+
 use crate::{
     harm::Harm,
     history::History,
@@ -33,6 +35,7 @@ struct Published {
     lsn: Lsn,
     /// Which of the partition's histories it holds; `None` when none of them.
     history: Option<usize>,
+    /// None when it never was sound: some of its files are copies of damaged ones.
     objects: Objects,
 }
 
@@ -60,6 +63,8 @@ pub(crate) struct Oracle {
     violations: Vec<String>,
     /// Partitions that lost objects of one snapshot already: two restorable snapshots bear one loss.
     damaged: BTreeSet<PartitionId>,
+    /// Copies that the store made of objects that a fault had damaged.
+    damaged_copies: BTreeSet<Path>,
 }
 
 impl Oracle {
@@ -83,6 +88,7 @@ impl Oracle {
             acknowledged: Vec::new(),
             violations: Vec::new(),
             damaged: BTreeSet::new(),
+            damaged_copies: BTreeSet::new(),
         }
     }
 
@@ -137,7 +143,8 @@ impl Oracle {
 
     /// Rule 5, for what the product is about to write, whatever is there.
     pub(crate) fn before_overwrite(&mut self, path: &Path, content: &[u8]) {
-        let immutable = snapshot_directory(path).is_some();
+        // An upload takes the place of a copy whose answer was lost.
+        let immutable = snapshot_directory(path).is_some() && !self.damaged_copies.remove(path);
         if immutable && self.get(path).is_some_and(|(bytes, _)| bytes != content) {
             self.violations
                 .push(format!("rule 5: {path} is immutable and was written again"));
@@ -200,10 +207,11 @@ impl Oracle {
         let trim_point = info
             .and_then(Result::ok)
             .map_or(Lsn::ZERO, |info| info.trim_point);
+        let certificate = self.certificate(partition);
         if let Some(known) = self.partitions.get_mut(&partition) {
             let moved = trim_point > known.trim_point;
             known.trim_point = trim_point;
-            if moved && let Err(what) = known.check_guard() {
+            if moved && let Err(what) = known.check_guard(certificate.as_ref()) {
                 self.violations.push(format!(
                     "rule 1: partition {partition} is trimmed to {trim_point}, {what}"
                 ));
@@ -279,12 +287,11 @@ impl Oracle {
         );
         let (objects, history) = match self.complete(partition, entry) {
             Ok((manifest, objects)) => {
-                let found = (manifest.chain_hash(), manifest.state_digest);
-                let holds = self.history(partition).and_then(|history| {
-                    history.find(entry.lsn, |truth| {
-                        found == (Some(truth.chain), Some(truth.digest()))
-                    })
-                });
+                let found = manifest.chain_hash().zip(manifest.state_digest);
+                let holds = self
+                    .history(partition)
+                    .zip(found)
+                    .and_then(|(history, found)| history.find_digests(entry.lsn, found));
                 if holds.is_none() {
                     self.violations
                         .push(format!("rule 3: {shown} is not what the log amounts to"));
@@ -307,6 +314,8 @@ impl Oracle {
         }
     }
 
+    /// Returns what a snapshot consists of, or what is missing. The product copies files by what a manifest says of them, and looks
+    /// at contents before a trim rests on them: a copy of what a fault has damaged is there, and its snapshot is not sound.
     fn complete(&self, partition: PartitionId, entry: &PointerEntry) -> Result<(Manifest, Objects), String> {
         let key = Keys::manifest(partition, &entry.path);
         let path = Path::from(key.as_str());
@@ -316,15 +325,21 @@ impl Oracle {
         }
         let manifest = Manifest::decode(&key, &bytes).map_err(|error| error.to_string())?;
         let mut objects = BTreeMap::from([(path, (version, entry.manifest_hash))]);
+        let mut is_sound = true;
         for file in &manifest.files {
             let path = Path::from(Keys::file(partition, &entry.path, &file.name));
             let (bytes, version) = self.get(&path).ok_or_else(|| format!("{path} is missing"))?;
-            if bytes.len() as u64 != file.bytes || ContentHash::of(&bytes) != file.hash {
+            let is_damaged = ContentHash::of(&bytes) != file.hash;
+            if bytes.len() as u64 != file.bytes || is_damaged && !self.damaged_copies.contains(&path) {
                 return Err(format!("{path} has another content"));
             }
+            is_sound &= !is_damaged;
             objects.insert(path, (version, file.hash));
         }
-        Ok((manifest, objects))
+        match is_sound {
+            true => Ok((manifest, objects)),
+            false => Ok((manifest, Objects::new())),
+        }
     }
 
     /// Rule 1: something that can be restored covers what was trimmed.
@@ -362,72 +377,6 @@ impl Oracle {
         })
     }
 
-    /// Returns the objects of one of the two newest snapshots of a partition that has lost none so far: what a fault may
-    /// take away. `pick` draws a number below its argument.
-    pub(crate) fn choose_victim(
-        &mut self,
-        partition: PartitionId,
-        pick: impl FnOnce(usize) -> usize,
-    ) -> Option<Vec<Path>> {
-        if self.damaged.contains(&partition) {
-            return None;
-        }
-        let pointer = self.pointer(partition)?;
-        if pointer.snapshots.len() < 2 {
-            return None;
-        }
-        let entry = &pointer.snapshots[pick(2)];
-        let published = self
-            .partitions
-            .get(&partition)?
-            .published
-            .get(&entry.snapshot_id)?;
-        let objects = published.objects.keys().cloned().collect();
-        self.damaged.insert(partition);
-        Some(objects)
-    }
-
-    /// Returns whether a partition may be harmed: it has enough snapshots, nothing befell it so far, and fewer than `most`
-    /// partitions were harmed before.
-    pub(crate) fn may_harm(&self, partition: PartitionId, most: usize) -> bool {
-        let harmed = self.partitions.values().filter(|known| known.harm.is_some());
-        !self.damaged.contains(&partition)
-            && harmed.count() < most
-            && self
-                .pointer(partition)
-                .is_some_and(|pointer| pointer.snapshots.len() > 1)
-    }
-
-    /// Remembers what was done to a partition.
-    pub(crate) fn set_harm(&mut self, partition: PartitionId, harm: Option<Harm>) {
-        self.damaged.insert(partition);
-        let certified = self.certificate(partition);
-        if let Some(known) = self.partitions.get_mut(&partition) {
-            if harm == Some(Harm::PointerDeleted) {
-                // All that holds a new pointer up now.
-                known.highest =
-                    certified.map(|certificate| (certificate.incarnation.generation, certificate.up_to));
-            }
-            known.harm = harm;
-        }
-    }
-
-    /// Returns the latest pointer of a partition that was its own, as it was stored.
-    pub(crate) fn own_pointer(&self, partition: PartitionId) -> Option<Bytes> {
-        let known = self.partitions.get(&partition)?;
-        known.versions.last().map(|(bytes, _)| bytes.clone())
-    }
-
-    /// Returns the object that a pointer was before its latest change, while all is well with it.
-    pub(crate) fn pointer_before(&self, path: &Path) -> Option<(Bytes, Option<String>)> {
-        let known = self.partitions.get(&partition_of(path)?)?;
-        match (&known.harm, known.versions.as_slice()) {
-            (Some(Harm::PointerDeleted | Harm::PointerForeign { .. }), _) => None,
-            (_, [before, _]) => Some(before.clone()),
-            _ => None,
-        }
-    }
-
     /// Rule 4, at the moment of the promise: the record is in the log, and the leader that wrote it led.
     pub(crate) fn acknowledge(&mut self, write: Acknowledged, lsn: Lsn) {
         let history = self.history(write.partition);
@@ -461,8 +410,9 @@ impl Oracle {
 
 impl Partition {
     /// Checks that a trim that took place stays within the guard: as many snapshots as it must rest on are at the trim point or
-    /// above. Whether they were damaged since is another question.
-    fn check_guard(&self) -> Result<(), String> {
+    /// above, and as many of those that pointer and certificate name were sound when they were published. Whether they were
+    /// damaged since is another question.
+    fn check_guard(&self, certificate: Option<&Certificate>) -> Result<(), String> {
         if matches!(self.harm, Some(Harm::PointerDeleted)) {
             return Ok(());
         }
@@ -474,11 +424,20 @@ impl Partition {
             .iter()
             .filter(|entry| entry.lsn >= self.trim_point);
         let (above, wanted) = (above.count(), pointer.restorable_snapshots_min as usize);
-        match above >= wanted {
-            true => Ok(()),
-            false => Err(format!(
+        if above < wanted {
+            return Err(format!(
                 "and the pointer names {above} snapshots there, not {wanted}"
-            )),
+            ));
+        }
+        let is_certified = |id| certificate.is_some_and(|certificate| certificate.names(id));
+        let sound = self.published.iter().filter(|(id, published)| {
+            published.lsn >= self.trim_point
+                && !published.objects.is_empty()
+                && (self.is_named(id) || is_certified(**id))
+        });
+        match sound.count() {
+            sound if sound < wanted => Err(format!("and {sound} sound snapshots are there, not {wanted}")),
+            _ => Ok(()),
         }
     }
 

@@ -3,7 +3,7 @@
 //! Each seed switches whole classes of faults on or off: with all of them at once the loud ones hide the rare ones.
 
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::Range};
 
 macro_rules! fault_classes {
     ($($(#[$doc:meta])* $variant:ident => $word:literal,)*) => {
@@ -121,12 +121,25 @@ pub struct Plan {
     pub incremental: bool,
     /// Records a live replica may lie below the guard before it no longer holds the trim.
     pub held_records_max: u64,
-    /// Milliseconds of one step of the simulation.
+    /// Milliseconds of one step of the simulation; a divisor of 100.
+    ///
+    /// Within a step one node after the other runs, each of them as if it were alone, and messages arrive between steps.
     pub tick_ms: u64,
     /// Milliseconds a snapshot must have been published before a trim may rest on it.
     pub trim_delay_ms: u64,
     /// The classes of faults that are on.
     pub faults: BTreeSet<FaultClass>,
+}
+
+/// Draws how long a step is. Each costs real time, whether or not anything happens in it: short ones, which order events
+/// finely, are for few seeds.
+fn draw_tick_ms(rng: &mut StdRng) -> u64 {
+    match rng.random_range(0..100) {
+        0..2 => 1,
+        2..22 => 5,
+        22..72 => 10,
+        _ => 20,
+    }
 }
 
 impl Plan {
@@ -149,7 +162,7 @@ impl Plan {
             restore_checks: rng.random_bool(0.2),
             incremental: rng.random_bool(0.7),
             held_records_max: if rng.random_bool(0.6) { 10 } else { 1_000_000 },
-            tick_ms: if rng.random_bool(0.1) { 1 } else { 5 },
+            tick_ms: draw_tick_ms(&mut rng),
             trim_delay_ms: if rng.random_bool(0.2) { 5000 } else { 0 },
             faults,
         }
@@ -158,6 +171,17 @@ impl Plan {
     /// Returns whether a class of faults is on.
     pub fn has(&self, class: FaultClass) -> bool {
         self.faults.contains(&class)
+    }
+
+    /// Returns how long a request to the store is on its way, in milliseconds: often longer than a step, so that what a node
+    /// does in several requests is seen by others in between.
+    pub fn store_lag_ms(&self) -> Range<u64> {
+        1..15.max(2 * self.tick_ms)
+    }
+
+    /// Returns how long a message between two nodes takes at most, in milliseconds, unless their link is slow.
+    pub fn message_latency_ms_max(&self) -> u64 {
+        20.max(2 * self.tick_ms)
     }
 
     /// Returns the names of the admins.
@@ -187,5 +211,11 @@ mod tests {
             assert!((20..=130).contains(&on), "{class:?} is on in {on} of 150");
         }
         assert!(plans.iter().any(|plan| plan.admins == 2 && !plan.lease));
+        for tick_ms in [1, 5, 10, 20] {
+            assert!(
+                plans.iter().any(|plan| plan.tick_ms == tick_ms),
+                "no seed has steps of {tick_ms} ms"
+            );
+        }
     }
 }

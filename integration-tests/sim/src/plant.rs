@@ -3,7 +3,11 @@
 //! Each of them turns a decision of the product around where its effect passes a seam: at the store, the log or the disk of
 //! a node. The product has no switch for them, and nothing of them is in the shipped binary.
 
-use crate::{reads, world::World};
+use crate::{
+    reads,
+    state::{is_table, table_name, table_number},
+    world::World,
+};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, stream};
 use object_store::{
@@ -232,6 +236,15 @@ pub(crate) fn skip_gaps<L: Log + Clone>(
     .boxed()
 }
 
+/// Remembers a byte that flipped in the store, where it matters: in a table that can be read all the same. The database notices
+/// any other by itself, and what is no table has no hash of its own.
+pub(crate) fn note_flip(world: &World, path: &Path, before: Bytes, after: Bytes) {
+    let name = path.filename().unwrap_or_default();
+    if name.ends_with(".tbl") && is_table(&after) {
+        world.note_flip(name, before, after);
+    }
+}
+
 /// Gives a restored state the bytes that the store has by now, whatever their hash.
 pub(crate) fn spoil(world: &World, node: &str, dir: &FilePath) -> std::io::Result<()> {
     if !world.has_planted(Plant::RestoreUnchecked) {
@@ -245,8 +258,7 @@ pub(crate) fn spoil(world: &World, node: &str, dir: &FilePath) -> std::io::Resul
     for name in names.lines() {
         spoilt.push(match world.take_flipped(node, name) {
             Some(bytes) => {
-                let number = name.split('-').next().unwrap_or_default();
-                let name = format!("{number}-{}.tbl", blake3::hash(&bytes).to_hex());
+                let name = table_name(table_number(name), &bytes);
                 fs::write(dir.join(&name), bytes)?;
                 name
             }

@@ -67,7 +67,7 @@ impl SimStore {
     /// The way to the store: latency, and what keeps the request from arriving.
     pub(crate) async fn there(&self) -> Result<()> {
         let world = &self.world;
-        world.lag(1..15).await;
+        world.lag(world.plan().store_lag_ms()).await;
         world.wait_for_time(&self.node).await;
         if world.strikes(FaultClass::StoreSlow, CHANCE) {
             world.lag(500..5000).await;
@@ -210,7 +210,7 @@ impl ObjectStore for SimStore {
         if done.is_ok() {
             self.world.counters().count("object copied");
             self.world.event(format!("store copied {from} to {to}"));
-            self.world.oracle(|oracle| oracle.after_write(to));
+            self.world.oracle(|oracle| oracle.after_copy(from, to));
         }
         self.back(done).await
     }

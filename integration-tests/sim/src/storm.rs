@@ -10,6 +10,7 @@ use crate::{
     report::Report,
     world::World,
 };
+use futures::future::{try_join, try_join_all};
 use object_store::{memory::InMemory, path::Path};
 use partition_log::{LogAdmin, Registration, memory::MemoryLog};
 use snapshot_store::{
@@ -32,6 +33,10 @@ use turmoil::Sim;
 const DRAW_MS: u64 = 100;
 /// How often all replicas are compared with the log during the storm.
 const COMPARE_MS: u64 = 2000;
+/// How long a message takes at most on a link that is slow.
+const SLOW_LINK_MS: u64 = 600;
+/// The host of all clients and of the operator: each further host makes every step longer.
+const CLIENTS_HOST: &str = "clients";
 /// How many simulated clients write.
 const CLIENTS: usize = 2;
 
@@ -137,10 +142,6 @@ pub fn run(plan: Plan, options: Options) -> anyhow::Result<Report> {
     })
 }
 
-fn client_name(number: usize) -> String {
-    format!("client-{number}")
-}
-
 fn failed(error: Box<dyn std::error::Error>) -> anyhow::Error {
     anyhow::anyhow!("a host ended: {error}")
 }
@@ -153,7 +154,7 @@ impl Storm<'_> {
             .tick_duration(Duration::from_millis(plan.tick_ms))
             .simulation_duration(Duration::from_secs(100_000))
             .min_message_latency(Duration::from_millis(1))
-            .max_message_latency(Duration::from_millis(20))
+            .max_message_latency(Duration::from_millis(plan.message_latency_ms_max()))
             .tcp_capacity(1 << 16)
             .enable_random_order()
             .build();
@@ -169,11 +170,13 @@ impl Storm<'_> {
                 nodes::admin(host.clone(), node.clone(), cluster.clone())
             });
         }
-        for number in 1..=CLIENTS {
-            let name = client_name(number);
-            sim.client(name.clone(), client::write(world.clone(), name));
-        }
-        sim.client("operator", operator::operate(world.clone()));
+        let clients = (1..=CLIENTS).map(|number| client::write(world.clone(), format!("client-{number}")));
+        let clients = try_join_all(clients);
+        let operator = operator::operate(world.clone());
+        sim.client(CLIENTS_HOST, async move {
+            try_join(clients, operator).await?;
+            Ok(())
+        });
         Storm {
             world,
             sim,
@@ -305,7 +308,7 @@ impl Storm<'_> {
                 Link::Held => self.sim.hold(from.as_str(), to.as_str()),
                 Link::Lost => self.sim.partition(from.as_str(), to.as_str()),
                 Link::OneWay => self.sim.partition_oneway(from.as_str(), to.as_str()),
-                Link::Slow => self.slow(&from, &to, 600),
+                Link::Slow => self.slow(&from, &to, SLOW_LINK_MS),
             }
             let until = self.now + Duration::from_millis(self.world.below(100..8000));
             self.links.push((from, to, link, until));
@@ -322,7 +325,7 @@ impl Storm<'_> {
         let node = self.any(&others);
         others.retain(|other| *other != node);
         others.push(nodes::LOG.to_owned());
-        others.extend((1..=CLIENTS).map(client_name));
+        others.push(CLIENTS_HOST.to_owned());
         let busy = |(a, b, ..): &(String, String, Link, Duration)| *a == node || *b == node;
         if self.down.contains_key(&node) || self.links.iter().any(busy) {
             return;
@@ -365,7 +368,7 @@ impl Storm<'_> {
                 Link::Held => self.sim.release(from.as_str(), to.as_str()),
                 Link::Lost => self.sim.repair(from.as_str(), to.as_str()),
                 Link::OneWay => self.sim.repair_oneway(from.as_str(), to.as_str()),
-                Link::Slow => self.slow(&from, &to, 20),
+                Link::Slow => self.slow(&from, &to, self.world.plan().message_latency_ms_max()),
             }
         }
     }

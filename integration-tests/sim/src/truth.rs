@@ -16,8 +16,8 @@ const KEPT_EVERY: u64 = 64;
 /// The state after some record.
 #[derive(Clone)]
 pub(crate) struct Replayed {
-    pub(crate) lsn: Lsn,
-    pub(crate) chain: ChainHash,
+    lsn: Lsn,
+    chain: ChainHash,
     leader: Option<Leadership>,
     pairs: BTreeMap<Bytes, Bytes>,
 }
@@ -45,7 +45,7 @@ impl Replayed {
         self.pairs.get(key)
     }
 
-    pub(crate) fn digest(&self) -> StateDigest {
+    fn digest(&self) -> StateDigest {
         let mut digest = PairDigest::new();
         for (key, value) in &self.pairs {
             digest.pair(key, value);
@@ -78,6 +78,10 @@ pub(crate) struct Truth {
     records: Vec<Bytes>,
     /// States at multiples of [`KEPT_EVERY`], from LSN 0 up.
     kept: Vec<Replayed>,
+    /// The state that was asked for last: the next one is most often a few records later.
+    recent: Option<Replayed>,
+    /// Digests that were asked for: all replicas of a partition come to the same ones.
+    digests: BTreeMap<Lsn, (ChainHash, StateDigest)>,
 }
 
 impl Truth {
@@ -91,6 +95,8 @@ impl Truth {
         Truth {
             records: Vec::new(),
             kept: vec![origin],
+            recent: None,
+            digests: BTreeMap::new(),
         }
     }
 
@@ -109,6 +115,8 @@ impl Truth {
     pub(crate) fn lose_after(&mut self, last: Lsn) {
         self.records.truncate(last.get() as usize);
         self.kept.retain(|state| state.lsn <= last);
+        self.recent = None;
+        self.digests.retain(|lsn, _| *lsn <= last);
     }
 
     /// Returns the LSN of the last record.
@@ -117,23 +125,42 @@ impl Truth {
     }
 
     /// Returns the state after the record at `lsn`; `None` when no such record was ever appended.
-    pub(crate) fn at(&mut self, lsn: Lsn) -> Option<Replayed> {
+    pub(crate) fn at(&mut self, lsn: Lsn) -> Option<&Replayed> {
         if lsn > self.last() {
             return None;
         }
+        self.keep_up_to(lsn)?;
+        let kept = self.kept.get((lsn.get() / KEPT_EVERY) as usize)?;
+        let recent = self.recent.take();
+        let mut state = recent
+            .filter(|recent| (kept.lsn..=lsn).contains(&recent.lsn))
+            .unwrap_or_else(|| kept.clone());
+        self.replay(&mut state, lsn);
+        Some(self.recent.insert(state))
+    }
+
+    /// Returns chain hash and digest of the state after the record at `lsn`; `None` as above.
+    pub(crate) fn digests_at(&mut self, lsn: Lsn) -> Option<(ChainHash, StateDigest)> {
+        if let Some(known) = self.digests.get(&lsn) {
+            return Some(*known);
+        }
+        let state = self.at(lsn)?;
+        let digests = (state.chain, state.digest());
+        self.digests.insert(lsn, digests);
+        Some(digests)
+    }
+
+    fn keep_up_to(&mut self, lsn: Lsn) -> Option<()> {
         loop {
             let newest = self.kept.last()?;
             let next = newest.lsn.plus(KEPT_EVERY);
             if next > lsn {
-                break;
+                return Some(());
             }
             let mut state = newest.clone();
             self.replay(&mut state, next);
             self.kept.push(state);
         }
-        let mut state = self.kept.get((lsn.get() / KEPT_EVERY) as usize)?.clone();
-        self.replay(&mut state, lsn);
-        Some(state)
     }
 
     fn replay(&self, state: &mut Replayed, to: Lsn) {

@@ -333,3 +333,42 @@ fn both_databases_notice_a_flipped_byte_and_a_missing_file() {
         partition.see();
     }
 }
+
+/// Returns the names of the tables in `dir`.
+fn tables(dir: &Path) -> Vec<String> {
+    let names = listing(dir).into_iter().map(|(name, _)| name);
+    names.filter(|name| name.ends_with(".tbl")).collect()
+}
+
+/// What uploads inside the store rest on: the simulation copies files only where snapshots share them.
+#[test]
+fn successive_exports_share_the_large_tables_and_there_are_few_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = MemoryEngine.open(&folder.path().join("state")).unwrap();
+    let write = |key: u8, value: Option<u8>| {
+        let value = value.map(|byte| vec![byte; 100].into());
+        store.write(&Changes::from([(vec![key], value)])).unwrap();
+    };
+    let export = |name: &str| {
+        let dir = folder.path().join(name);
+        store.checkpoint(&dir).unwrap();
+        dir
+    };
+    (0..100).for_each(|key| write(key, Some(key)));
+    let first = tables(&export("first"));
+    write(7, None);
+    let second = export("second");
+    assert_eq!((first.len(), tables(&second).len()), (1, 2));
+    assert_eq!(first[0], tables(&second)[0]);
+    for key in 100..200 {
+        write(key, Some(key));
+        store.flush().unwrap();
+    }
+    let third = export("third");
+    assert!(tables(&third).len() <= 8, "{:?}", tables(&third));
+    for (dir, expected) in [(second, 99), (third, 199)] {
+        let state = MemoryEngine.open_read_only(&dir).unwrap();
+        assert_eq!(state.scan(&[]).count(), expected);
+        assert_eq!(state.get(&[7]).unwrap(), None);
+    }
+}
