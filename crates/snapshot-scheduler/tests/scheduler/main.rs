@@ -6,6 +6,7 @@ mod admins;
 mod audit;
 mod audit_rules;
 mod caps;
+mod choices;
 mod cluster;
 mod cut_store;
 mod damage;
