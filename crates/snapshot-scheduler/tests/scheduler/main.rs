@@ -15,6 +15,7 @@ mod evidence;
 mod forks;
 mod holds;
 mod lease;
+mod looks;
 mod overtaken;
 mod plan;
 mod plan_properties;
