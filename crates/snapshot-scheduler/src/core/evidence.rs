@@ -63,7 +63,7 @@ pub(super) fn chains_differ(looked: &Looked<'_>) -> bool {
     let pairs = trails
         .iter()
         .enumerate()
-        .flat_map(|(at, one)| trails[at + 1..].iter().map(move |other| (one, other)));
+        .flat_map(|(at, one)| trails[..at].iter().map(move |other| (one, other)));
     pairs
         .filter(|((one, _), (other, _))| one == other)
         .any(|((_, one), (_, other))| differ_at_newest_common(one, other))
@@ -168,4 +168,37 @@ pub fn version_hold(
                 runs.name, runs.version, entry.snapshot_id, written.name, written.version
             ))
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use snapshot_store::format::ChainPoint;
+
+    #[test]
+    fn two_chains_differ_when_their_newest_common_point_does() {
+        let trail = |points: &[(u64, u8)]| {
+            let point = |(lsn, byte): &(u64, u8)| ChainPoint {
+                lsn: Lsn::new(*lsn),
+                hash: ChainHash::from_bytes([*byte; 32]),
+            };
+            ChainTrail(points.iter().map(point).collect())
+        };
+        type Points<'a> = &'a [(u64, u8)];
+        let cases: [(Points<'_>, Points<'_>, bool); 8] = [
+            (&[], &[], false),
+            (&[(10, 1)], &[], false),
+            (&[(10, 1)], &[(10, 1)], false),
+            (&[(10, 1)], &[(10, 2)], true),
+            (&[(10, 1)], &[(20, 2)], false),
+            (&[(10, 1), (20, 1)], &[(20, 2), (30, 2)], true),
+            (&[(10, 1), (30, 1)], &[(20, 2)], false),
+            (&[(10, 1), (20, 1), (30, 1)], &[(10, 2), (20, 1), (40, 2)], false),
+        ];
+        for (one, other, differ) in cases {
+            let (one, other) = (trail(one), trail(other));
+            assert_eq!(differ_at_newest_common(&one, &other), differ, "{one:?} {other:?}");
+            assert_eq!(differ_at_newest_common(&other, &one), differ, "{other:?} {one:?}");
+        }
+    }
 }

@@ -157,3 +157,23 @@ impl<'a> Nodes<'a> {
         Looked::with(self.view, partition, self.now, warming, heard)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A hash that were the same for all names would keep every rule and make a plan slow.
+    #[test]
+    fn names_are_hashed_by_fnv_1a() {
+        let published = [
+            ("", 0xcbf2_9ce4_8422_2325),
+            ("a", 0xaf63_dc4c_8601_ec8c),
+            ("foobar", 0x8594_4171_f739_67e8),
+        ];
+        for (name, expected) in published {
+            let mut hasher = NameHasher::default();
+            hasher.write(name.as_bytes());
+            assert_eq!(hasher.finish(), expected, "{name}");
+        }
+    }
+}

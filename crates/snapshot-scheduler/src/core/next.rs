@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn what_is_missing_until_a_snapshot_is_said_in_both_units() {
         type Case<'a> = ((u64, u64), (u64, Option<u64>), Option<&'a str>);
-        let cases: [Case<'_>; 9] = [
+        let cases: [Case<'_>; 10] = [
             (
                 (100_000, 100 << 20),
                 (87_590, Some(69 << 20)),
@@ -105,6 +105,7 @@ mod tests {
                 Some("1 bytes until the next snapshot"),
             ),
             ((0, 5000), (1, Some(1000)), Some("4 KiB until the next snapshot")),
+            ((0, 2048), (1, Some(1024)), Some("1 KiB until the next snapshot")),
             ((100, 0), (100, None), None),
             ((0, 100), (1, Some(100)), None),
             ((0, 100), (0, Some(100)), Some("1 bytes until the next snapshot")),

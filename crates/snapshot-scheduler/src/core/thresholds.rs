@@ -281,6 +281,13 @@ mod tests {
             let found: Vec<&str> = faults.iter().map(|fault| fault.key.as_ref()).collect();
             assert_eq!(found, keys, "{overrides:?}");
         }
+        let twice = vec![
+            rule(0, 5, Some(200), None, None),
+            rule(4, 9, Some(200), None, None),
+        ];
+        let faults = policy(twice).validate().unwrap_err();
+        let said = "4 to 9 overlap with 0 to 5 of policy.override[0]";
+        assert!(faults[0].fault.starts_with(said), "{faults:?}");
     }
 
     #[test]

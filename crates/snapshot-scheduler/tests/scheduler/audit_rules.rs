@@ -185,6 +185,14 @@ fn a_snapshot_is_read_again_after_the_interval_the_longest_unread_first() {
         ..policy()
     };
     assert_eq!(reread(&read_before([80, 90]), &never), [0_usize; 0]);
+    // Where a trim wants no more than presence, nothing has to be verified first.
+    let presence = Policy {
+        verify_before_trim: VerifyLevel::Presence,
+        ..policy()
+    };
+    let mut unverified = read_before([8, 9]);
+    partition(&mut unverified).trust.clear();
+    assert_eq!(reread(&unverified, &presence), [1]);
 }
 
 #[test]

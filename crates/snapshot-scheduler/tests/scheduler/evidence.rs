@@ -131,6 +131,16 @@ fn a_view_holds_while_it_warms_up_and_when_a_report_is_old() {
         view.nodes.get_mut(&node(1)).unwrap().known_since = since;
         assert_eq!(hold(&view, NOW), expected, "known for {known_for} s");
     }
+    // Expected, and no node is known by that name: a plan waits as long after the start.
+    let mut view = self::view(&[500, 500], &[]);
+    partition(&mut view).expected.insert(node(9));
+    for (started_before, warming) in [(14, true), (15, false)] {
+        let now = Moment(Duration::from_secs(started_before));
+        let plan = plan(&view, &crate::views::policy(), now, &Entropy::seeded(1));
+        let hold = plan.partitions[&crate::views::P].trim_hold.clone();
+        let held = hold.is_some_and(|(reason, _)| reason == HoldReason::ViewWarming);
+        assert_eq!(held, warming, "{started_before} s after the start");
+    }
 }
 
 #[test]

@@ -183,6 +183,12 @@ fn whether_an_admin_acts_follows_from_what_it_last_saw() {
             LeaseCode::Pending,
         ),
         (
+            "own, expired, the last failure is a term old",
+            failed(own(), after(50), true),
+            60,
+            LeaseCode::Pending,
+        ),
+        (
             "own, expired, the store is away",
             failed(own(), after(58), true),
             60,

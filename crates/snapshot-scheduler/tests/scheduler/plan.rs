@@ -2,8 +2,8 @@
 
 use crate::views::{NOW, P, heard_before, incarnation, node, partition, policy, view};
 use snapshot_scheduler::core::{
-    ArchiveView, ClusterView, Command, ControlView, LeadershipCode, Moment, Policy, ReplicaState,
-    SnapshotCode, SnapshotCommand, live_leader, plan,
+    ArchiveView, ClusterView, Command, ControlView, LeadershipCode, Looked, Moment, Policy, ReplicaState,
+    SnapshotCause, SnapshotCode, SnapshotCommand, live_leader, plan, since_latest,
 };
 use snapshot_store::{
     ChainHash, Entropy, Incarnation, LeaderEpoch, Leadership, Lsn, NodeId, ReplicaRole,
@@ -50,6 +50,35 @@ fn a_snapshot_is_due_by_records_or_bytes_since_the_latest_trusted_one() {
             "{applied:?} over {archived:?}"
         );
     }
+}
+
+#[test]
+fn without_a_pointer_a_snapshot_is_due_as_soon_as_the_log_is_trimmed() {
+    let mut view = view(&[150, 150], &[]);
+    partition(&mut view).log.as_mut().unwrap().facts.trim_point = Lsn::new(120);
+    let order = check(&view, &policy()).1.unwrap();
+    assert_eq!(order.cause, SnapshotCause::PointerMissing);
+    let since = since_latest(&Looked::at(&view, &view.partitions[&P], NOW)).unwrap();
+    let known = (since.lsn, since.records, since.bytes);
+    assert_eq!(
+        known,
+        (Lsn::new(120), 30, None),
+        "what the log has lost does not count"
+    );
+}
+
+#[test]
+fn bytes_without_a_record_make_no_snapshot_due() {
+    let by_bytes = Policy {
+        snapshot_after_records: 0,
+        snapshot_after_bytes: 1000,
+        ..policy()
+    };
+    let mut view = view(&[100, 100], &[100]);
+    for replica in partition(&mut view).replicas.values_mut() {
+        replica.log_bytes = Some(5000);
+    }
+    assert_eq!(check(&view, &by_bytes).0, SnapshotCode::NotDue);
 }
 
 #[test]
@@ -267,6 +296,12 @@ fn replicas_that_differ_are_held_and_none_of_them_is_asked_for_its_state_in_the_
             .iter()
             .all(|command| command.action() != "create-snapshot")
     );
+    let known = "seen before".to_owned();
+    partition(&mut differing)
+        .holds
+        .insert(StickyReason::ChainMismatch, known);
+    let again = self::plan(&differing, &policy(), NOW, &Entropy::seeded(1));
+    assert_eq!(again.partitions[&P].new_hold, None, "it is held already");
 }
 
 #[test]
@@ -309,6 +344,13 @@ fn a_damaged_latest_snapshot_is_not_counted_and_orders_a_repair() {
         node: node(0)
     }));
     assert_eq!(plan.partitions[&P].snapshot.code, SnapshotCode::NeedsRecord);
+    let dry = Policy {
+        dry_run: true,
+        ..policy()
+    };
+    let dry = self::plan(&idle, &dry, NOW, &Entropy::seeded(1));
+    let appends = |command: &Command| matches!(command, Command::AppendNoop { .. });
+    assert!(!dry.commands.iter().any(appends), "a dry run appends nothing");
 }
 
 #[test]

@@ -197,6 +197,10 @@ mod tests {
             let decided = decide_autonomous(Some(&poll), &leader(applied), MINUTE);
             assert_eq!(decided, expected, "{name}");
         }
+        let mut idle = leader(100);
+        idle.log_bytes = Some(9_000);
+        let decided = decide_autonomous(Some(&by_bytes), &idle, MINUTE);
+        assert_eq!(decided, not_due, "bytes without a record");
     }
 
     #[test]

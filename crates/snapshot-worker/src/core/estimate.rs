@@ -49,6 +49,11 @@ mod tests {
             estimate(1 << 20, Duration::from_millis(10), 5),
             Estimate::default()
         );
+        let first = estimate(100, EARLIEST, 100);
+        assert_eq!(
+            (first.bytes_per_second, first.remaining),
+            (Some(500), Some(EARLIEST))
+        );
         let stalled = estimate(0, Duration::from_secs(9), 5);
         assert_eq!((stalled.bytes_per_second, stalled.remaining), (Some(0), None));
         let huge = estimate(1, Duration::from_secs(1_000_000), u64::MAX);

@@ -171,6 +171,22 @@ mod tests {
     }
 
     #[test]
+    fn files_that_just_suffice_are_neither_raised_nor_a_shortage() {
+        let wanted = plan(500, 37_024, 37_024);
+        assert_eq!((wanted.tables, wanted.shortage), (TABLES_WANTED, None));
+        let short = plan(500, 37_023, 37_023);
+        assert_eq!(
+            (short.tables, short.shortage.is_some()),
+            (TABLES_WANTED - 1, true)
+        );
+        let severe = |limit| plan(500, limit, limit).shortage.unwrap().is_severe();
+        assert_eq!((severe(10_024), severe(10_023)), (false, true));
+        let all = NODE_FILES + 2 * (PARTITION_FILES + 1024);
+        assert_eq!(plan(2, all, 1 << 20).raise_to, None);
+        assert_eq!(plan(2, all - 1, 1 << 20).raise_to, Some(all));
+    }
+
+    #[test]
     fn a_configuration_that_asks_for_few_tables_is_no_shortage() {
         let modest = HandleFacts {
             partitions: 500,

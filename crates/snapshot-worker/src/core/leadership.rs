@@ -200,6 +200,12 @@ mod tests {
     }
 
     #[test]
+    fn a_candidate_announces_the_term_after_the_one_it_has_applied() {
+        let next = |leader: Option<Leadership>| next_epoch(leader.as_ref()).get();
+        assert_eq!((next(None), next(Some(term(4, 1)))), (1, 5));
+    }
+
+    #[test]
     fn the_outcome_bytes_never_change() {
         let bytes: Vec<u8> = Outcome::ALL.iter().map(|outcome| outcome.byte()).collect();
         assert_eq!(bytes, [0, 1, 2, 3]);

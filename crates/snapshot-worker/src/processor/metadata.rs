@@ -276,5 +276,25 @@ mod tests {
                 Err(StateError::Corrupt(_))
             ));
         }
+        type Change = fn(&mut StoredMetadata);
+        let cases: [(&str, Change); 9] = [
+            ("format number", |stored| stored.format = 0),
+            ("chain trail", |stored| stored.trail_lsns.push(2048)),
+            ("chain trail", |stored| stored.trail_hashes.push(0x44)),
+            ("chain trail", |stored| stored.trail_hashes.clear()),
+            ("chain hash", |stored| stored.chain_hash.truncate(31)),
+            ("record hash", |stored| stored.last_record = Some(vec![0x55; 31])),
+            ("incarnation", |stored| stored.incarnation_id.clear()),
+            ("fingerprint", |stored| stored.fingerprint.clear()),
+            ("leader", |stored| stored.leader_node.clear()),
+        ];
+        for (what, change) in cases {
+            let mut stored = StoredMetadata::decode(&*sample().encode()).unwrap();
+            change(&mut stored);
+            match StateMetadata::decode(&stored.encode_to_vec()) {
+                Err(StateError::Corrupt(said)) => assert!(said.ends_with(what), "{what}: {said}"),
+                other => panic!("{what}: {other:?}"),
+            }
+        }
     }
 }

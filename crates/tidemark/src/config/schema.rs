@@ -222,3 +222,197 @@ fn distance(left: &str, right: &str) -> usize {
     }
     row[right.len()]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// What is left of the value of `key`, where it can stay, and what is said about it.
+    fn walked(schema: &Value, mut value: Value) -> (Option<Value>, Vec<String>) {
+        let mut faults = Faults::default();
+        let kept = walk(schema, &mut value, "key", &mut faults);
+        let said = faults.into_vec().iter().map(ToString::to_string).collect();
+        (kept.then_some(value), said)
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_kind_is_refused_with_what_to_write() {
+        let list_or_all =
+            json!({"anyOf": [{"const": "all"}, {"type": "array", "items": {"type": "integer"}}]});
+        let one_to_nine = json!({"type": "integer", "minimum": 1, "maximum": 9});
+        let cases = [
+            (
+                json!({"type": "string"}),
+                json!(["a"]),
+                "is of the wrong type; write a text in quotes",
+            ),
+            (
+                json!({"type": "string"}),
+                json!({"a": 1}),
+                "is of the wrong type; write a text in quotes",
+            ),
+            (
+                json!({"type": "boolean"}),
+                json!("yes"),
+                "is of the wrong type; write true or false",
+            ),
+            (
+                json!({"type": "number"}),
+                json!("x"),
+                "is of the wrong type; write a number",
+            ),
+            (
+                json!({"type": "array"}),
+                json!(3),
+                "is of the wrong type; write a list",
+            ),
+            (
+                json!({"type": "object"}),
+                json!(true),
+                "is of the wrong type; write a section",
+            ),
+            (
+                json!({"type": "null"}),
+                json!(1),
+                "is of the wrong type; write nothing",
+            ),
+            (json!({}), json!(1), "is of the wrong type; write another value"),
+            (
+                json!({"type": "integer"}),
+                json!(1.5),
+                "is of the wrong type; write a whole number",
+            ),
+            (
+                json!({"type": "integer", "minimum": 1}),
+                json!(0),
+                "is out of range; write a whole number, at least 1",
+            ),
+            (
+                one_to_nine.clone(),
+                json!(0),
+                "is out of range; write a whole number from 1 to 9",
+            ),
+            (
+                one_to_nine,
+                json!(10),
+                "is out of range; write a whole number from 1 to 9",
+            ),
+            (
+                json!({"const": "all"}),
+                json!("some"),
+                "is not allowed; write \"all\"",
+            ),
+            (
+                json!({"enum": ["a", "b"]}),
+                json!("c"),
+                "is not allowed; write \"a\" or \"b\"",
+            ),
+            (
+                list_or_all.clone(),
+                json!("some"),
+                "is not allowed; write \"all\" or a list",
+            ),
+            (
+                list_or_all,
+                json!(["x"]),
+                "is not allowed; write \"all\" or a list",
+            ),
+        ];
+        for (schema, value, said) in cases {
+            let expected = (None, vec![format!("`key`: {value} {said}")]);
+            assert_eq!(walked(&schema, value), expected, "{schema}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_fits_stays_and_is_read_as_text_only_where_nothing_else_is_meant() {
+        let bounded = json!({"type": "integer", "minimum": 1, "maximum": 9});
+        let same = [
+            (bounded.clone(), json!(1)),
+            (bounded, json!(9)),
+            (json!({"type": "number"}), json!(1)),
+            (json!({"type": "number"}), json!(1.5)),
+            (json!({"type": "array"}), json!(["a", 1])),
+            (json!({"type": ["string", "null"]}), Value::Null),
+            (json!({"const": "all"}), json!("all")),
+            (json!({"enum": ["a", "b"]}), json!("b")),
+            (json!({"oneOf": [{"const": "a"}, {"type": "integer"}]}), json!(7)),
+            (json!({"type": ["string", "integer"]}), json!(7)),
+            (json!({"type": ["string", "number"]}), json!(1.5)),
+            (json!({"type": ["string", "boolean"]}), json!(true)),
+        ];
+        for (schema, value) in same {
+            assert_eq!(walked(&schema, value.clone()), (Some(value), vec![]), "{schema}");
+        }
+        for (value, text) in [(json!(7), "7"), (json!(true), "true")] {
+            let schema = json!({"type": ["string", "null"]});
+            assert_eq!(walked(&schema, value), (Some(json!(text)), vec![]));
+        }
+    }
+
+    #[test]
+    fn what_is_faulty_in_a_list_or_a_section_is_named_by_its_place_and_taken_out() {
+        let list = json!({"type": "array", "items": {"type": "integer"}});
+        let said = ["key[1]", "key[3]"]
+            .map(|key| format!("`{key}`: \"x\" is of the wrong type; write a whole number"));
+        let (left, faults) = walked(&list, json!([1, "x", 2, "x"]));
+        assert_eq!((left, faults), (Some(json!([1, 2])), said.to_vec()));
+
+        let section = json!({
+            "type": "object",
+            "properties": {"count": {"type": "integer"}, "free": {
+                "type": "object",
+                "additionalProperties": {"type": "string"},
+            }},
+            "required": ["count", "name"],
+        });
+        let (left, faults) = walked(
+            &section,
+            json!({"coumt": 1, "count": "x", "free": {"a": 1, "b": []}}),
+        );
+        assert_eq!(left, Some(json!({"free": {"a": "1"}})));
+        let said = [
+            "`key.coumt`: is not a key of this role; did you mean `count`? Otherwise remove it",
+            "`key.count`: \"x\" is of the wrong type; write a whole number",
+            "`key.free.b`: [] is of the wrong type; write a text in quotes",
+            "`key.name`: is missing; set it; examples/config shows every key",
+        ];
+        assert_eq!(faults, said);
+    }
+
+    #[test]
+    fn the_nearest_key_is_proposed_if_it_is_near() {
+        let proposed = |key: &str, known: &[&str]| {
+            let known: Vec<String> = known.iter().map(ToString::to_string).collect();
+            nearest(key, known.iter())
+        };
+        let near = "did you mean `abcxyz`? Otherwise remove it";
+        let far = "remove it, or look it up in `tidemark config schema`";
+        assert_eq!(proposed("abcdef", &["abcxyz"]), near);
+        assert_eq!(proposed("abcdef", &["aaaaaa", "abcxyz", "zzzzzz"]), near);
+        assert_eq!(proposed("abcdef", &["abwxyz"]), far);
+        assert_eq!(proposed("abcdef", &[]), far);
+    }
+
+    #[test]
+    fn a_distance_counts_insertions_removals_and_changes() {
+        let cases = [
+            ("", "", 0),
+            ("", "abc", 3),
+            ("abc", "", 3),
+            ("abc", "abc", 0),
+            ("abc", "xabc", 1),
+            ("xabc", "abc", 1),
+            ("abc", "axc", 1),
+            ("ab", "ba", 2),
+            ("flaw", "lawn", 2),
+            ("kitten", "sitting", 3),
+            ("intention", "execution", 5),
+        ];
+        for (left, right, steps) in cases {
+            assert_eq!(distance(left, right), steps, "{left} to {right}");
+            assert_eq!(distance(right, left), steps, "{right} to {left}");
+        }
+    }
+}
