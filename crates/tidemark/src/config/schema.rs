@@ -405,7 +405,7 @@ mod tests {
             ("abc", "xabc", 1),
             ("xabc", "abc", 1),
             ("abc", "axc", 1),
-            ("ab", "ba", 2),
+            ("ac", "ca", 2),
             ("flaw", "lawn", 2),
             ("kitten", "sitting", 3),
             ("intention", "execution", 5),
