@@ -37,6 +37,7 @@ use std::{
     process::Command,
     time::Duration,
 };
+use tidemark::cli::BLOCKING_THREADS_MAX;
 use tokio::time::{Instant, MissedTickBehavior};
 
 /// The replica that is lost, or falls behind.
@@ -47,8 +48,6 @@ const PROPOSE_EVERY: Duration = Duration::from_millis(2);
 const PROPOSED_KEYS: usize = 10;
 /// How many keys are read in `memory`: enough to fill the block cache also with a small state, as on a node that serves.
 const READS: usize = 100_000;
-/// Threads that wait for the disk, as many as the binary allows itself.
-const BLOCKING_THREADS_MAX: usize = 128;
 /// Prefix of the key-value state machine's only keyspace.
 const KEYSPACE: u8 = 1;
 

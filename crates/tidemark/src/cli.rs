@@ -168,7 +168,7 @@ impl Cli {
 
 /// Threads that wait for the disk. Tokio starts another one whenever the last has not yet come back for more, so that a restore
 /// of many short writes ends with as many as are allowed, each with its own memory.
-const BLOCKING_THREADS_MAX: usize = 128;
+pub const BLOCKING_THREADS_MAX: usize = 128;
 
 /// Parses the command line, runs it, and turns errors into one clear message: on the standard error, and with
 /// `--output json` also as an object on the standard output.

@@ -35,7 +35,7 @@ struct Published {
     lsn: Lsn,
     /// Which of the partition's histories it holds; `None` when none of them.
     history: Option<usize>,
-    /// None when it never was sound: some of its files are copies of damaged ones.
+    /// Empty when it never was sound: some of its files are copies of damaged ones.
     objects: Objects,
 }
 

@@ -62,7 +62,7 @@ const SCAN_CACHE_BYTES: usize = 8 << 20;
 /// Tables that a scan keeps open: it reads one after the other on each level.
 const SCAN_TABLES_OPEN: i32 = 64;
 
-/// Tables that are opened at once when a database is: each takes up to a megabyte while it is, and by default there would be 16.
+/// Tables that are opened at once when a database is: each has a buffer of its own meanwhile, and by default there would be 16.
 const TABLES_OPENING: i32 = 2;
 
 /// Opens RocksDB databases that share memory and threads.
