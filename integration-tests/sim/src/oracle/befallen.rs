@@ -88,14 +88,18 @@ impl Oracle {
 
     /// Returns whether a fault has changed an object of a published snapshot, or the one that it was copied from.
     fn is_damaged(&self, path: &Path) -> bool {
-        let published = snapshot_directory(path).and_then(|(partition, directory)| {
-            let known = self.partitions.get(&partition)?;
-            known.published.get(&directory.snapshot_id)?.objects.get(path)
-        });
-        let changed = |hash: &ContentHash| {
+        let changed = |published: ContentHash| {
             self.get(path)
-                .is_some_and(|(bytes, _)| ContentHash::of(&bytes) != *hash)
+                .is_some_and(|(bytes, _)| ContentHash::of(&bytes) != published)
         };
-        self.damaged_copies.contains(path) || published.is_some_and(|(_, hash)| changed(hash))
+        self.damaged_copies.contains(path) || self.published_as(path).is_some_and(changed)
+    }
+
+    /// Returns what an object of a snapshot held when the pointer began to name the snapshot.
+    pub(super) fn published_as(&self, path: &Path) -> Option<ContentHash> {
+        let (partition, directory) = snapshot_directory(path)?;
+        let known = self.partitions.get(&partition)?;
+        let (_, hash) = known.published.get(&directory.snapshot_id)?.objects.get(path)?;
+        Some(*hash)
     }
 }
