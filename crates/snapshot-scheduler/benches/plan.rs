@@ -270,6 +270,7 @@ fn replica(
         state_machine: state_machine(),
         exporting: false,
         damaged: Vec::new(),
+        log_regressed: None,
     }
 }
 

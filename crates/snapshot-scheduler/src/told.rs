@@ -1,7 +1,7 @@
 //! What workers are told with each poll: the policy as far as they need it, and what keeps them from acting on it.
 
 use crate::{
-    core::{ClusterView, ControlView, PartitionView, Policy, PolicyOverride},
+    core::{ClusterView, ControlView, Moment, PartitionView, Policy, PolicyOverride, reported_regression},
     lease,
     state::Context,
 };
@@ -18,7 +18,7 @@ pub(crate) fn worker_policy(ctx: &Context) -> Option<v1::WorkerPolicy> {
     if !lease::standing(ctx, &state, ctx.now()).code.acts() {
         return None;
     }
-    let (paused, paused_partitions) = pauses(&state.view);
+    let (paused, paused_partitions) = pauses(&state.view, ctx.now());
     let policy = ctx.policy();
     Some(v1::WorkerPolicy {
         snapshot_after_records: policy.snapshot_after_records,
@@ -43,7 +43,7 @@ fn told(policy: &Policy, rule: &PolicyOverride) -> v1::ThresholdOverride {
 
 /// Returns whether the whole cluster is paused, and which partitions are for themselves. What keeps the admin from having
 /// snapshots made also keeps workers from making them unasked.
-fn pauses(view: &ClusterView) -> (bool, Vec<u32>) {
+fn pauses(view: &ClusterView, now: Moment) -> (bool, Vec<u32>) {
     let ControlView::Known(control) = &view.control else {
         // Not knowing counts as paused.
         return (true, Vec::new());
@@ -54,7 +54,9 @@ fn pauses(view: &ClusterView) -> (bool, Vec<u32>) {
         .any(|pause| pause.scope == PauseScope::Cluster);
     let is_paused = |(id, partition): &(&PartitionId, &PartitionView)| {
         let held = [StickyReason::LogRegressed, StickyReason::ChainMismatch];
-        control.pause_of(**id).is_some() || held.iter().any(|reason| partition.holds.contains_key(reason))
+        control.pause_of(**id).is_some()
+            || held.iter().any(|reason| partition.holds.contains_key(reason))
+            || reported_regression(view, partition, now).is_some()
     };
     let paused = view.partitions.iter().filter(is_paused);
     (cluster, paused.map(|(id, _)| id.get()).collect())

@@ -5,6 +5,7 @@ use snapshot_proto::v1;
 use snapshot_store::{
     ChainHash, Incarnation, IncarnationId, LeaderEpoch, Leadership, Lsn, NodeId, PartitionId, ReplicaRole,
     SnapshotId,
+    core::HoldReason,
     format::{ChainPoint, ChainTrail, Pause, PauseScope, StateMachineVersion, VerifyLevel},
 };
 
@@ -92,6 +93,9 @@ pub(crate) fn replica_report(wire: &v1::ReplicaStatus) -> Result<(PartitionId, R
         })
         .collect::<Result<_, _>>()?;
     let state_machine = wire.state_machine.clone().unwrap_or_default();
+    // The word is the same as that of the hold.
+    let regressed =
+        state == ReplicaState::Blocked && wire.blocked_reason == HoldReason::LogRegressed.as_str();
     let report = ReplicaReport {
         state,
         role,
@@ -109,6 +113,7 @@ pub(crate) fn replica_report(wire: &v1::ReplicaStatus) -> Result<(PartitionId, R
         },
         exporting: wire.export.is_some(),
         damaged,
+        log_regressed: regressed.then(|| wire.blocked_detail.clone()),
     };
     Ok((PartitionId::new(wire.partition), report))
 }

@@ -418,6 +418,7 @@ pub fn next_step(local: Option<(u8, u8)>, log: LogView) -> Next {
     let local = local.map(|(inc, applied)| worker::LocalFacts {
         incarnation: incarnation(inc),
         applied_lsn: lsn(applied),
+        regressed: false,
         hash_at_base: None,
     });
     match worker::next_step(local.as_ref(), &worker_log(log)) {

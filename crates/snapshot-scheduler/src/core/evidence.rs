@@ -7,7 +7,7 @@ use super::{
 use snapshot_store::{
     ChainHash, Incarnation, Lsn,
     core::HoldReason,
-    format::{ChainTrail, StateMachineVersion},
+    format::{ChainTrail, StateMachineVersion, StickyReason},
 };
 use std::collections::BTreeMap;
 
@@ -106,6 +106,32 @@ pub fn highest_claim(view: &ClusterView, partition: &PartitionView, now: Moment)
         .entries()
         .map(|entry| (entry.lsn, format!("snapshot {}", entry.snapshot_id)));
     replicas.chain(snapshots).max_by_key(|(lsn, _)| *lsn)
+}
+
+/// Returns which live replica is blocked because the log lost the record that it applied last, and what it found there.
+///
+/// A log that has grown again since then looks whole to everybody else; this replica's state is all that tells.
+pub fn reported_regression(view: &ClusterView, partition: &PartitionView, now: Moment) -> Option<String> {
+    let incarnation = partition.log?.facts.incarnation;
+    view.counted_replicas(partition, now)
+        .filter(|(_, report, _)| report.incarnation == Some(incarnation))
+        .find_map(|(node, report, _)| Some(format!("replica {node}: {}", report.log_regressed.as_ref()?)))
+}
+
+/// Returns the hold that keeps evidence: a sticky one, or one for as long as a replica vouches for what the log lost. Damage
+/// is not among them: the trim protocol itself looks for the proof of its repair.
+pub fn evidence_hold(looked: &Looked<'_>) -> Option<(HoldReason, String)> {
+    let sticky = [
+        (StickyReason::LogRegressed, HoldReason::LogRegressed),
+        (StickyReason::ChainMismatch, HoldReason::ChainMismatch),
+    ];
+    let sticky = sticky
+        .into_iter()
+        .find_map(|(sticky, hold)| Some((hold, looked.partition.holds.get(&sticky)?.clone())));
+    sticky.or_else(|| {
+        let detail = reported_regression(looked.view, looked.partition, looked.now)?;
+        Some((HoldReason::LogRegressed, detail))
+    })
 }
 
 /// Returns why the view itself forbids a trim: the admin does not know enough yet, or any more.

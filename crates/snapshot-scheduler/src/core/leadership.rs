@@ -4,6 +4,7 @@
 //! that it follows (it was restarted) or cannot go on. A late report therefore never takes leadership away.
 
 use super::{
+    evidence::reported_regression,
     looked::Looked,
     reason::LeadershipCode,
     view::{ClusterView, Liveness, Moment, PartitionView, ReplicaState},
@@ -98,8 +99,9 @@ pub fn decide_leadership(looked: &Looked<'_>, counts: &mut Counts, entropy: &Ent
     if let Some(detail) = &view.standby {
         return no(LeadershipCode::Standby, detail.clone());
     }
-    if let Some(detail) = partition.holds.get(&StickyReason::LogRegressed) {
-        return no(LeadershipCode::Held, detail.clone());
+    let sticky = partition.holds.get(&StickyReason::LogRegressed).cloned();
+    if let Some(detail) = sticky.or_else(|| reported_regression(view, partition, now)) {
+        return no(LeadershipCode::Held, detail);
     }
     if looked.warming {
         return no(

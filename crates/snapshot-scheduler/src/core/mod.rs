@@ -5,7 +5,7 @@
 //! | what to do next | [`plan()`] |
 //! | is a snapshot due, and who is asked | [`decide_snapshot`] |
 //! | who is asked to lead | [`decide_leadership`] |
-//! | does evidence forbid trimming | [`chain_mismatch`], [`highest_claim`], [`view_hold`], [`version_hold`] |
+//! | does evidence forbid trimming | [`chain_mismatch`], [`highest_claim`], [`reported_regression`], [`view_hold`], [`version_hold`] |
 //! | what is looked at again | [`decide_audit`], [`content_due`] |
 //! | which admin acts, and what to do about the lease | [`standing`], [`decide_lease`] |
 //! | what is the matter with a partition, and what is missing for its next step | [`condition()`], [`until_snapshot`] |
@@ -37,7 +37,9 @@ pub use audit::{
 pub use begun::{LEAD_TIMEOUT, NOOP_SPACING, note_begun};
 pub use change::{PolicyChange, policy_changes};
 pub use condition::{ConditionFacts, condition};
-pub use evidence::{chain_mismatch, highest_claim, version_hold, view_hold};
+pub use evidence::{
+    chain_mismatch, evidence_hold, highest_claim, reported_regression, version_hold, view_hold,
+};
 pub use leadership::{
     Counts, LEAD_LAG_RECORDS_MAX, LeadershipDecision, decide_leadership, live_leader, live_leader_of,
 };
@@ -50,7 +52,7 @@ pub use next::{Since, grouped, held_by_replica, until_snapshot};
 pub use options::SchedulerOptions;
 pub use plan::{
     Command, PartitionPlan, Plan, TRIM_RECHECK, TRIM_RECHECK_IDLE, TRIM_SPACING, TRIMS_MAX, VERIFIES_MAX,
-    evidence_hold, plan, trim_hint,
+    plan, trim_hint,
 };
 pub use policy::{CandidateChoice, Policy, PolicyFault};
 pub use price::{FreedBytes, PriceFacts, RestorePrice, TrimPrice, price};

@@ -257,7 +257,7 @@ fn local_hold(looked: &Looked<'_>, id: PartitionId) -> Option<(HoldReason, Strin
             }
         }
     }
-    if let Some(hold) = evidence_hold(partition) {
+    if let Some(hold) = evidence::evidence_hold(looked) {
         return Some(hold);
     }
     if let Some(hold) = evidence::view_hold(looked) {
@@ -271,17 +271,6 @@ fn local_hold(looked: &Looked<'_>, id: PartitionId) -> Option<(HoldReason, Strin
         return Some((HoldReason::NoLiveReplica, detail));
     }
     None
-}
-
-/// Returns the sticky hold that keeps evidence. Damage is not among them: the trim protocol itself looks for the
-/// proof of its repair.
-pub fn evidence_hold(partition: &PartitionView) -> Option<(HoldReason, String)> {
-    [
-        (StickyReason::LogRegressed, HoldReason::LogRegressed),
-        (StickyReason::ChainMismatch, HoldReason::ChainMismatch),
-    ]
-    .into_iter()
-    .find_map(|(sticky, hold)| Some((hold, partition.holds.get(&sticky)?.clone())))
 }
 
 /// Returns the newest snapshots that a trim would rest on.

@@ -140,11 +140,8 @@ pub(super) fn records_due(looked: &Looked<'_>) -> u64 {
 }
 
 /// What speaks against any snapshot of the partition, whatever the policy.
-fn obstacle(
-    view: &ClusterView,
-    id: PartitionId,
-    partition: &PartitionView,
-) -> Option<(SnapshotCode, String)> {
+fn obstacle(looked: &Looked<'_>, id: PartitionId) -> Option<(SnapshotCode, String)> {
+    let (view, partition) = (looked.view, looked.partition);
     if let Some(detail) = &view.standby {
         return Some((SnapshotCode::Standby, detail.clone()));
     }
@@ -166,10 +163,8 @@ fn obstacle(
             }
         }
     }
-    for reason in [StickyReason::LogRegressed, StickyReason::ChainMismatch] {
-        if let Some(detail) = partition.holds.get(&reason) {
-            return Some((SnapshotCode::Held, detail.clone()));
-        }
+    if let Some((_, detail)) = evidence::evidence_hold(looked) {
+        return Some((SnapshotCode::Held, detail));
     }
     if let Some(order) = &partition.order {
         return Some((
@@ -338,7 +333,7 @@ pub(super) fn decide_looked(
         detail,
     };
     let partition = looked.partition;
-    if let Some((code, detail)) = obstacle(looked.view, id, partition) {
+    if let Some((code, detail)) = obstacle(looked, id) {
         return wait(code, detail);
     }
     let Some(freshest) = looked.freshest() else {

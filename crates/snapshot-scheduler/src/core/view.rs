@@ -158,6 +158,8 @@ pub struct ReplicaReport {
     pub exporting: bool,
     /// Published snapshots it found damaged.
     pub damaged: Vec<SnapshotId>,
+    /// What it found in the log instead of the record it applied last, while that blocks it.
+    pub log_regressed: Option<String>,
 }
 
 /// What the log said of itself last.

@@ -203,7 +203,7 @@ fn hold_by_view(ctx: &Context, id: PartitionId) -> Result<(), Hold> {
         return Err(Hold(HoldReason::ChainMismatch, detail));
     }
     let looked = core::Looked::at(&state.view, partition, now);
-    let evidence = core::evidence_hold(partition).or_else(|| core::view_hold(&looked));
+    let evidence = core::evidence_hold(&looked).or_else(|| core::view_hold(&looked));
     evidence.map_or(Ok(()), |hold| Err(hold.into()))
 }
 

@@ -1,8 +1,9 @@
 //! What the view says about replicas, snapshots and itself, as tables.
 
-use crate::views::{NOW, heard_before, incarnation, node, partition, view};
+use crate::views::{NOW, P, heard_before, incarnation, node, partition, policy, view};
 use snapshot_scheduler::core::{
-    ClusterView, Looked, ManifestFacts, Moment, chain_mismatch, highest_claim, plan, version_hold, view_hold,
+    ClusterView, Command, LeadershipCode, Looked, ManifestFacts, Moment, ReplicaState, SnapshotCode,
+    chain_mismatch, highest_claim, plan, reported_regression, version_hold, view_hold,
 };
 use snapshot_store::{
     ChainHash, Entropy, Lsn, SnapshotId,
@@ -72,13 +73,13 @@ fn chains_are_compared_at_equal_lsns_of_one_incarnation_and_a_plan_finds_what_a_
         one.replicas.get_mut(&node(0)).unwrap().chain = chain(first);
         one.replicas.get_mut(&node(1)).unwrap().chain = chain(second);
         one.manifests.insert(snapshot, facts);
-        let found = chain_mismatch(&view, &view.partitions[&crate::views::P], NOW);
+        let found = chain_mismatch(&view, &view.partitions[&P], NOW);
         let lsn = found
             .as_ref()
             .map(|said| said.rsplit(' ').next().unwrap().parse::<u64>().unwrap());
         assert_eq!(lsn, expected, "{first:?} {second:?} {stored:?}");
         let plan = plan(&view, &crate::views::policy(), NOW, &Entropy::seeded(1));
-        let new_hold = plan.partitions[&crate::views::P].new_hold.clone();
+        let new_hold = plan.partitions[&P].new_hold.clone();
         assert_eq!(new_hold, found.map(|said| (StickyReason::ChainMismatch, said)));
 
         // Another log is another chain, and what is damaged says nothing.
@@ -87,18 +88,13 @@ fn chains_are_compared_at_equal_lsns_of_one_incarnation_and_a_plan_finds_what_a_
             replica.incarnation = None;
         }
         one.trust.insert(snapshot, SnapshotTrust::Damaged);
-        assert_eq!(
-            chain_mismatch(&view, &view.partitions[&crate::views::P], NOW),
-            None
-        );
+        assert_eq!(chain_mismatch(&view, &view.partitions[&P], NOW), None);
     }
 }
 
 #[test]
 fn the_highest_claim_is_that_of_a_live_replica_or_a_snapshot_of_this_log() {
-    let claim = |view: &ClusterView| {
-        highest_claim(view, &view.partitions[&crate::views::P], NOW).map(|(lsn, _)| lsn.get())
-    };
+    let claim = |view: &ClusterView| highest_claim(view, &view.partitions[&P], NOW).map(|(lsn, _)| lsn.get());
     let mut view = view(&[500, 700], &[600]);
     assert_eq!(claim(&view), Some(700));
     heard_before(&mut view, 1, Duration::from_secs(20));
@@ -112,9 +108,51 @@ fn the_highest_claim_is_that_of_a_live_replica_or_a_snapshot_of_this_log() {
 }
 
 #[test]
+fn what_a_replica_says_of_lost_records_holds_all_though_the_log_has_grown_again() {
+    let found = |view: &ClusterView| {
+        let plan = plan(view, &policy(), NOW, &Entropy::seeded(1));
+        let decided = &plan.partitions[&P];
+        let leads = plan
+            .commands
+            .iter()
+            .any(|command| matches!(command, Command::Lead { .. }));
+        let hold = decided.trim_hold.as_ref().map(|(reason, _)| *reason);
+        (decided.leadership.code, leads, decided.snapshot.code, hold)
+    };
+    // The leader is gone; one replica stands where the log lost a record; the other has gone on.
+    let mut view = view(&[0, 5000, 4990], &[1000, 500]);
+    heard_before(&mut view, 0, Duration::from_secs(20));
+    let (code, leads, _, hold) = found(&view);
+    assert_eq!((code, leads, hold), (LeadershipCode::Assigned, true, None));
+
+    let blocked = partition(&mut view).replicas.get_mut(&node(2)).unwrap();
+    blocked.state = ReplicaState::Blocked;
+    blocked.log_regressed = Some("the log holds another record at 4990".to_owned());
+    let held = (
+        LeadershipCode::Held,
+        false,
+        SnapshotCode::Held,
+        Some(HoldReason::LogRegressed),
+    );
+    assert_eq!(found(&view), held);
+    let said = reported_regression(&view, &view.partitions[&P], NOW).unwrap();
+    assert!(said.contains("another record at 4990"), "{said}");
+    assert!(said.contains(node(2).as_str()), "{said}");
+
+    let blocked = partition(&mut view).replicas.get_mut(&node(2)).unwrap();
+    blocked.incarnation.as_mut().unwrap().generation = 0;
+    assert_eq!(found(&view).3, None, "it speaks of an earlier log");
+    let blocked = partition(&mut view).replicas.get_mut(&node(2)).unwrap();
+    blocked.incarnation = Some(incarnation());
+    assert_eq!(found(&view), held);
+    heard_before(&mut view, 2, Duration::from_secs(20));
+    assert_eq!(found(&view).3, None, "it is gone");
+}
+
+#[test]
 fn a_view_holds_while_it_warms_up_and_when_a_report_is_old() {
     let hold = |view: &ClusterView, now| {
-        let looked = Looked::at(view, &view.partitions[&crate::views::P], now);
+        let looked = Looked::at(view, &view.partitions[&P], now);
         view_hold(&looked).map(|(reason, _)| reason)
     };
     let mut view = view(&[500, 500], &[]);
@@ -137,7 +175,7 @@ fn a_view_holds_while_it_warms_up_and_when_a_report_is_old() {
     for (started_before, warming) in [(14, true), (15, false)] {
         let now = Moment(Duration::from_secs(started_before));
         let plan = plan(&view, &crate::views::policy(), now, &Entropy::seeded(1));
-        let hold = plan.partitions[&crate::views::P].trim_hold.clone();
+        let hold = plan.partitions[&P].trim_hold.clone();
         let held = hold.is_some_and(|(reason, _)| reason == HoldReason::ViewWarming);
         assert_eq!(held, warming, "{started_before} s after the start");
     }
@@ -168,7 +206,7 @@ fn a_version_holds_when_a_live_replica_cannot_open_one_of_the_restorable_snapsho
             };
             one.manifests.insert(id, facts);
         }
-        let held = version_hold(&view, &view.partitions[&crate::views::P], NOW, 2).is_some();
+        let held = version_hold(&view, &view.partitions[&P], NOW, 2).is_some();
         assert_eq!(held, expected, "{newer:?} over {older:?}");
     }
 }

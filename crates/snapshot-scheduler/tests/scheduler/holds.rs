@@ -61,6 +61,35 @@ async fn an_idle_trimmed_log_says_that_there_is_nothing_to_trim() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_replica_that_says_that_the_log_lost_records_holds_all_until_it_does_not_say_so() {
+    let cluster = Cluster::new(1).await;
+    let running = trimmed(&cluster, policy()).await;
+    let say = |state: v1::PartitionState, reason: &str| {
+        cluster.workers[2].change(p(0), |status| {
+            status.state = state.into();
+            status.blocked_reason = reason.to_owned();
+        });
+    };
+    say(v1::PartitionState::Blocked, HoldReason::LogRegressed.as_str());
+    running.until_held(0, HoldReason::LogRegressed).await;
+    // The log grows: nothing in it shows that it ever was shorter.
+    let lsn = cluster.append(p(0), 100).await.get();
+    stays_held(&cluster, &running, HoldReason::LogRegressed).await;
+    assert_eq!(running.partition(0).archived_lsn, Some(200));
+    assert_eq!(sticky(&cluster).await, []);
+    say(v1::PartitionState::Active, "");
+    running
+        .until("archived", |running| {
+            running.partition(0).archived_lsn == Some(lsn)
+        })
+        .await;
+    running
+        .until("trimmed", |running| running.partition(0).trim_point == Some(200))
+        .await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_snapshot_is_too_few() {
     let cluster = Cluster::new(1).await;
     let running = cluster.start(policy());

@@ -95,6 +95,7 @@ pub(crate) fn report(applied: u64) -> ReplicaReport {
         },
         exporting: false,
         damaged: Vec::new(),
+        log_regressed: None,
     }
 }
 

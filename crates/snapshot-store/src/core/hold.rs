@@ -49,7 +49,7 @@ hold_reasons! {
     PointerUnreadable = "pointer-unreadable", "look at the object the message names: restore it or repair access; it is never overwritten";
     /// The pointer speaks of a newer or conflicting life of the log.
     IncarnationMismatch = "incarnation-mismatch", "the log is not the one the snapshots were made from: check the log's address and data folder";
-    /// A snapshot or replica is above the tail: the log lost records.
+    /// A snapshot or replica is above the tail, or a replica found another record where it stands: the log lost records.
     LogRegressed = "log-regressed", "stop writers and restore the log, or see the runbook for a lost log; nothing is trimmed meanwhile";
     /// Replicas or snapshots differ at the same LSN.
     ChainMismatch = "chain-mismatch", "keep all data folders: replicas disagree; see the runbook before doing anything";

@@ -10,6 +10,8 @@ pub struct LocalFacts {
     pub incarnation: Incarnation,
     /// The highest LSN applied.
     pub applied_lsn: Lsn,
+    /// Whether the log was seen without the record applied there, or with another one.
+    pub regressed: bool,
     /// Its chain hash at the log's base; `None` when it does not remember that LSN, or the log has no base.
     pub hash_at_base: Option<ChainHash>,
 }
@@ -99,6 +101,10 @@ pub fn next_step(local: Option<&LocalFacts>, log: &LogFacts) -> StartStep {
     let applied = local.applied_lsn;
     match applied.cmp(&log.trim_point) {
         std::cmp::Ordering::Greater => StartStep::Compare { applied },
+        // What is gone cannot be compared again: a state that was found not to be the log's is not continued.
+        std::cmp::Ordering::Equal if local.regressed => StartStep::Restore {
+            kind: RestoreKind::TrimGap,
+        },
         std::cmp::Ordering::Equal => StartStep::ReadFrom { from: applied.next() },
         std::cmp::Ordering::Less if applied == Lsn::ZERO => StartStep::Restore {
             kind: RestoreKind::Bootstrap,
@@ -142,6 +148,7 @@ mod tests {
         Some(LocalFacts {
             incarnation,
             applied_lsn: Lsn::new(applied),
+            regressed: false,
             hash_at_base: None,
         })
     }
@@ -275,6 +282,20 @@ mod tests {
         };
         assert_eq!(reason, BlockedReason::LogIncarnation);
         assert!(detail.contains("at 7"), "{detail}");
+    }
+
+    #[test]
+    fn a_state_that_the_log_contradicted_is_not_continued_once_the_record_is_trimmed() {
+        let regressed = LocalFacts {
+            regressed: true,
+            ..local(5, incarnation(2, 1)).expect("a state")
+        };
+        let step = |trim_point| next_step(Some(&regressed), &log(trim_point));
+        let restore = StartStep::Restore {
+            kind: RestoreKind::TrimGap,
+        };
+        assert_eq!(step(4), StartStep::Compare { applied: Lsn::new(5) });
+        assert_eq!([step(5), step(6)], [restore.clone(), restore]);
     }
 
     #[test]

@@ -58,10 +58,10 @@ impl Task {
             if self.local.is_none() {
                 self.open_local().await?;
             }
-            let local = self
-                .local
-                .as_ref()
-                .map(|local| local_facts(&local.metadata, log.base));
+            let local = self.local.as_ref().map(|local| LocalFacts {
+                regressed: self.regressed_at == Some((log.incarnation, local.metadata.applied_lsn)),
+                ..local_facts(&local.metadata, log.base)
+            });
             match next_step(local.as_ref(), &log) {
                 StartStep::Compare { applied } => {
                     if let Some(position) = self.compare(applied, &log, info.tail).await? {
@@ -264,6 +264,7 @@ impl Task {
             let detail = format!("the log holds another record at {applied} than the one applied here");
             return Err(Halt::Blocked(BlockedReason::LogRegressed, detail));
         }
+        self.regressed_at = None;
         let records = if head.is_empty() {
             records
         } else {
@@ -387,6 +388,7 @@ fn local_facts(metadata: &StateMetadata, base: Option<ChainPoint>) -> LocalFacts
     LocalFacts {
         incarnation: metadata.incarnation,
         applied_lsn: metadata.applied_lsn,
+        regressed: false,
         hash_at_base: at_base.map(|point| point.hash),
     }
 }

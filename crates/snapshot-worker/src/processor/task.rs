@@ -104,6 +104,8 @@ pub(super) struct Task {
     pub(super) flush_at: Option<Instant>,
     /// The highest trim point a reader met, and of which log: what the log says of itself may lag.
     pub(super) trim_seen: Option<(Incarnation, Lsn)>,
+    /// The applied LSN at which the log was seen without the record applied there, or with another one; of which log.
+    pub(super) regressed_at: Option<(Incarnation, Lsn)>,
     /// The record that cannot be applied and is in the way, and whether it may be passed over.
     pub(super) search: Option<SkipSearch>,
     /// When the state was last found damaged and set aside.
@@ -302,6 +304,11 @@ impl Task {
         }
         let state = PartitionState::Blocked { reason, detail };
         self.step_down(&state);
+        if reason == BlockedReason::LogRegressed
+            && let Some(Local { metadata, .. }) = &self.local
+        {
+            self.regressed_at = Some((metadata.incarnation, metadata.applied_lsn));
+        }
         if matches!(reason, BlockedReason::LocalState | BlockedReason::DiskFull) {
             // Whatever is wrong with the open state, the next attempt opens it anew: RocksDB takes no write after one that
             // failed, and what it had not flushed is in the log.

@@ -325,6 +325,7 @@ impl Worker {
             flush: None,
             flush_at: None,
             trim_seen: None,
+            regressed_at: None,
             search: None,
             damaged_at: None,
             flush_first: false,

@@ -36,9 +36,10 @@ fn lsns() -> impl Strategy<Value = Lsn> {
 }
 
 fn locals() -> impl Strategy<Value = LocalFacts> {
-    (incarnations(), lsns()).prop_map(|(incarnation, applied_lsn)| LocalFacts {
+    (incarnations(), lsns(), any::<bool>()).prop_map(|(incarnation, applied_lsn, regressed)| LocalFacts {
         incarnation,
         applied_lsn,
+        regressed,
         hash_at_base: None,
     })
 }

@@ -98,6 +98,22 @@ async fn a_log_that_lost_its_tail_and_grew_again_blocks() {
 }
 
 #[tokio::test]
+async fn a_state_that_the_log_contradicted_is_not_continued_when_it_is_trimmed_up_to_there() {
+    let bed = Bed::new().await;
+    let (w1, leader) = bed.leader("w1").await;
+    let last = write(&leader, 20).await;
+    w1.shutdown().await;
+    bed.log.lose_tail(P0, 3);
+    bed.append(vec![record(0, "other", 1, LedBody::NoOp); 10]).await;
+    let w1 = bed.start(bed.options("w1"));
+    let replica = w1.partition(P0).unwrap();
+    until_blocked(&replica, BlockedReason::LogRegressed).await;
+    bed.trim(last).await;
+    // It asks for a snapshot, and there is none.
+    until_blocked(&replica, BlockedReason::NoCoveringSnapshot).await;
+}
+
+#[tokio::test]
 async fn a_running_leader_notices_that_the_log_lost_records() {
     let bed = Bed::new().await;
     let (_w1, leader) = bed.leader("w1").await;
