@@ -4,10 +4,17 @@
 //! It runs on threads of its own, with a lower priority than all others of the process (nice 10), and on half of the
 //! processors: a thread that wakes up finds one that it need not wait for, while a low priority alone makes it wait until the
 //! slice of whoever runs there is over. Without this, writes wait behind an export: `docs/adr/0017-background-threads.md`
-//! has the figures.
+//! has the figures. A node whose writes must never wait gives it processors of its own ([`reserve_processors`]).
 
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use std::sync::LazyLock;
+use rustix::{
+    io::Errno,
+    process::Pid,
+    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
+};
+use std::{
+    fs, io,
+    sync::{LazyLock, OnceLock},
+};
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     task::{AbortHandle, JoinError, spawn_blocking},
@@ -16,22 +23,62 @@ use tokio::{
 /// How much lower the priority is, as nice values count; 0 is a process's usual one and 19 the lowest.
 const NICE: i32 = 10;
 
+/// The processors of these threads, once they are decided on.
+static PROCESSORS: OnceLock<Vec<usize>> = OnceLock::new();
+
 /// The threads, for the whole process. `None` when they could not be had: then the runtime's own serve.
 static THREADS: LazyLock<Option<Runtime>> = LazyLock::new(|| {
-    let usable = sched_getaffinity(None).map(processors_of).unwrap_or_default();
-    let processors = share_of(&usable).to_vec();
+    let processors = PROCESSORS.get_or_init(|| {
+        let usable = sched_getaffinity(None).map(processors_of).unwrap_or_default();
+        share_of(&usable).to_vec()
+    });
     let threads = processors.len().max(1);
     let threads = Builder::new_multi_thread()
         .worker_threads(threads)
         .max_blocking_threads(threads)
         .enable_all()
         .thread_name("background")
-        .on_thread_start(move || stand_back(&processors))
+        .on_thread_start(move || stand_back(processors))
         .build();
     threads
         .inspect_err(|error| tracing::warn!(%error, "background work runs on the usual threads"))
         .ok()
 });
+
+/// Gives background work the last `count` of the processors that this process may use, and keeps all else off them: the
+/// threads that are there, and those that they start. Without this, background work has half of the processors and shares them.
+///
+/// For the whole process, and before anything works in the background: best as the first thing that `main` does.
+///
+/// # Errors
+/// When `count` is 0 or does not leave a processor for all else, when background work has begun, or when the system refuses.
+pub fn reserve_processors(count: usize) -> io::Result<()> {
+    let usable = processors_of(sched_getaffinity(None)?);
+    let rest = usable.len().saturating_sub(count);
+    if count == 0 || rest == 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!(
+                "{count} of {} processors were to be for background work: let it be at least 1, and leave at least 1",
+                usable.len()
+            ),
+        ));
+    }
+    let (others, own) = usable.split_at(rest);
+    PROCESSORS
+        .set(own.to_vec())
+        .map_err(|_| io::Error::other("background work has begun, and has its processors already"))?;
+    let others = set_of(others);
+    for task in fs::read_dir("/proc/self/task")? {
+        let id = task?.file_name().to_str().and_then(|id| id.parse().ok());
+        match sched_setaffinity(id.and_then(Pid::from_raw), &others) {
+            // It has ended meanwhile.
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
 
 /// Returns the processors that background work is left to: half of those that the process may use, and at least one.
 fn share_of(usable: &[usize]) -> &[usize] {
@@ -44,16 +91,20 @@ fn processors_of(set: CpuSet) -> Vec<usize> {
         .collect()
 }
 
+fn set_of(processors: &[usize]) -> CpuSet {
+    let mut set = CpuSet::new();
+    for processor in processors {
+        set.set(*processor);
+    }
+    set
+}
+
 /// Lowers the priority of this thread alone, as Linux has it, and binds it to `processors`. Nothing depends on either.
 fn stand_back(processors: &[usize]) {
     if let Err(error) = rustix::process::setpriority_process(None, NICE) {
         tracing::debug!(%error, "the priority of background work stays as it is");
     }
-    let mut set = CpuSet::new();
-    for processor in processors {
-        set.set(*processor);
-    }
-    if let Err(error) = sched_setaffinity(None, &set) {
+    if let Err(error) = sched_setaffinity(None, &set_of(processors)) {
         tracing::debug!(%error, "background work runs on all processors");
     }
 }

@@ -15,6 +15,7 @@ pub mod format;
 mod repository;
 pub mod vocabulary;
 
+pub use background::reserve_processors;
 pub use blocking::Blocking;
 pub use repository::*;
 pub use vocabulary::*;

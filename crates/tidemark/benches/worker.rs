@@ -25,7 +25,7 @@ use clap::{Parser, Subcommand};
 use futures::future;
 use rand::{SeedableRng, rngs::StdRng};
 use ratio::{pairs, seconds};
-use snapshot_store::{ContentHash, Incremental, Repository, Seams, StoreOptions};
+use snapshot_store::{ContentHash, Incremental, Repository, Seams, StoreOptions, reserve_processors};
 use snapshot_worker::{
     core::FinishedRestore,
     processor::{Changes, RocksEngine, RocksOptions, StateEngine, WorkerOptions},
@@ -46,6 +46,8 @@ const SEED: u64 = 1;
 /// How often a batch is proposed in `latency`, and how many keys it changes.
 const PROPOSE_EVERY: Duration = Duration::from_millis(2);
 const PROPOSED_KEYS: usize = 10;
+/// How many batches lie between two trims of the log: it is in this process's memory, whose growth is no matter of exports.
+const TRIM_EVERY: u128 = 50;
 /// How many keys are read in `memory`: enough to fill the block cache also with a small state, as on a node that serves.
 const READS: usize = 100_000;
 /// Prefix of the key-value state machine's only keyspace.
@@ -67,6 +69,9 @@ struct Args {
     /// How many pairs, or repetitions.
     #[arg(long, global = true, default_value_t = 9)]
     pairs: usize,
+    /// How many processors background work has for itself; 0: it shares half of them.
+    #[arg(long, global = true, default_value_t = 0)]
+    background_processors: usize,
     /// Where snapshots go; the memory of this process when it is not given.
     #[arg(long, global = true, default_value = "memory://")]
     url: String,
@@ -93,11 +98,15 @@ enum Measure {
 }
 
 fn main() {
+    let args = Args::parse();
+    if args.background_processors > 0 {
+        reserve_processors(args.background_processors).unwrap();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .enable_all()
         .build();
-    runtime.unwrap().block_on(run(Args::parse()));
+    runtime.unwrap().block_on(run(args));
 }
 
 async fn run(args: Args) {
@@ -251,10 +260,13 @@ async fn p99(bed: &Bed, commands: &[Bytes], window: Duration) -> f64 {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let count = window.as_millis() / PROPOSE_EVERY.as_millis();
     let mut waits = Vec::new();
-    for _ in 0..count {
+    for number in 1..=count {
         let due = ticks.tick().await;
         leader.propose(commands.to_vec()).await.unwrap();
         waits.push(due.elapsed().as_secs_f64() * 1e3);
+        if number % TRIM_EVERY == 0 {
+            bed.trim(bed.status(LEADER).applied_lsn.unwrap()).await;
+        }
     }
     waits.sort_by(f64::total_cmp);
     waits[waits.len() * 99 / 100]

@@ -108,6 +108,10 @@ pub struct LimitsSection {
     pub restores_max: u32,
     /// Disk space in bytes that snapshots and restores leave free. Default: 1073741824. Takes effect at start. Since 0.1.
     pub disk_reserve_bytes: u64,
+    /// Processors that making and checking snapshots has for itself, so that writes do not wait behind it; all else of the
+    /// node keeps off them. 0: it has half of the processors at low priority, and shares them. Default: 0. Takes effect at
+    /// start. Since 0.1.
+    pub background_processors: u32,
 }
 
 /// The partition processors.
@@ -164,6 +168,7 @@ impl Default for LimitsSection {
             exports_queue_max: 8,
             restores_max: 4,
             disk_reserve_bytes: 1 << 30,
+            background_processors: 0,
         }
     }
 }

@@ -12,8 +12,9 @@ use crate::{
     config::{self, WorkerConfig},
     kv::{machine::KvMachine, service::KvServer},
 };
+use anyhow::Context as _;
 use partition_log::Log;
-use snapshot_store::{NodeId, PartitionId, Repository, Seams};
+use snapshot_store::{NodeId, PartitionId, Repository, Seams, reserve_processors};
 use snapshot_worker::{
     agent::LocalIdentity,
     processor::{RocksOptions, Worker, WorkerOptions},
@@ -27,6 +28,10 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 /// clusters. A store or log that does not answer is waited for.
 pub async fn run(args: RoleArgs) -> anyhow::Result<ExitCode> {
     let config: WorkerConfig = config::load(&args.config)?;
+    let reserved = config.limits.background_processors as usize;
+    if reserved > 0 {
+        reserve_processors(reserved).context("limits.background_processors")?;
+    }
     let stop = stop::requested(args.exit_on_stdin_close)?;
     let seams = Seams::real();
     let wire = credentials(&config.tls, &config.auth, seams.clock.clone())?;
