@@ -11,7 +11,7 @@ use integration_tests::{
 };
 use snapshot_proto::{
     kv::{Operation, operation::Change},
-    v1::{AppendRequest, ClusterStatus, PartitionState, append_reply::Outcome},
+    v1::{AppendRequest, ClusterStatus, PartitionState, ReplicaView, append_reply::Outcome},
 };
 use snapshot_store::{LeaderEpoch, Leadership, NodeId, PartitionId};
 use snapshot_worker::core::{LedBody, Record};
@@ -363,6 +363,17 @@ async fn replicas_that_read_different_logs_hold_the_trim_until_one_is_rebuilt() 
     })
     .await?;
     fill(&client, 0, written, 300).await?;
+    // Chain hashes are compared at equal LSNs: the admin has to have heard from both replicas at the end of the log.
+    let tail = log_info(cluster.endpoints(), 0).await?.tail;
+    until(&cluster, "both replicas to be seen at the end", |status| {
+        let at_end = |view: &ReplicaView| {
+            let status = view.status.as_ref();
+            status.is_some_and(|status| status.applied_lsn.is_some_and(|applied| applied + 1 == tail))
+        };
+        let replicas = &status.partitions[0].replicas;
+        (replicas.len() == 2 && replicas.iter().all(at_end)).then_some(())
+    })
+    .await?;
     // The evidence is still there: whoever takes the hold away without a remedy gets it back.
     cluster.run(&["resume", "--partition", "0"], WITHIN).await?;
     until(&cluster, "the hold to be back", |status| {
