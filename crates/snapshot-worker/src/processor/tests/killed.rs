@@ -145,6 +145,7 @@ async fn kill_9_at_any_moment_leaves_a_true_state_and_nothing_else() {
         let scene = [Scene::GoOn, Scene::NoState, Scene::StaleState][random.below(3).unwrap()];
         let after = Duration::from_millis(random.next_u64() % RANDOM_KILL_MAX);
         let name = format!("round {round}, {scene:?}, killed after {after:?}");
+        eprintln!("{name}");
         let trim_point = site.prepare(scene).await;
         let mut process = start(&site, trim_point, None);
         tokio::time::sleep(after).await;
