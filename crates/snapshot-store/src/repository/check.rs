@@ -149,13 +149,10 @@ impl Repository {
         let mut bytes_read = 0;
         if let (Some(manifest), true) = (&manifest, anomalies.is_empty()) {
             progress.total(manifest.bytes_total);
-            // Collected first: a closure over borrowed files inside the stream would keep the future from being `Send`.
-            let checks: Vec<_> = manifest
-                .files
-                .iter()
-                .map(|file| self.check_file(partition, entry, file, progress))
-                .collect();
-            let mut checks = stream::iter(checks).buffered(FILES_AT_ONCE);
+            // By number: a closure that is handed borrowed files would keep the future from being `Send`.
+            let mut checks = stream::iter(0..manifest.files.len())
+                .map(|number| self.check_file(partition, entry, &manifest.files[number], progress))
+                .buffered(FILES_AT_ONCE);
             while let Some(found) = checks.try_next().await? {
                 bytes_read += found.bytes_read;
                 anomalies.extend(found.anomaly);

@@ -42,8 +42,9 @@ use std::{
 /// How many files are on their way at once: twice what a check reads, because a file that is being fsynced holds no place
 /// in the node's budget, which bounds requests and memory.
 const DOWNLOADS_AT_ONCE: usize = 2 * FILES_AT_ONCE;
-/// Up to this size, a file is read in one request: RocksDB's tables are, with the usual options.
-const ONE_REQUEST_BYTES_MAX: u64 = 2 * PART_BYTES;
+/// Up to this size, a file is read in one request, and so in small pieces: RocksDB's tables are, also those that are flushed
+/// from a write buffer of 16 MiB, which are a little larger than that.
+const ONE_REQUEST_BYTES_MAX: u64 = 3 * PART_BYTES;
 
 /// Why a snapshot could not be brought back.
 #[derive(Debug, thiserror::Error)]
@@ -196,8 +197,7 @@ async fn keep_local(
     let plan = blocking.files(plan).await?;
 
     let (target, sources): (Arc<Path>, Arc<[PathBuf]>) = (dir.into(), sources.into());
-    let searches = files.iter().cloned().zip(plan.candidates);
-    let searches: Vec<_> = searches
+    let mut searches = stream::iter(files.iter().cloned().zip(plan.candidates))
         .map(|(file, candidates)| {
             search(
                 file,
@@ -207,8 +207,7 @@ async fn keep_local(
                 blocking,
             )
         })
-        .collect();
-    let mut searches = stream::iter(searches).buffer_unordered(FILES_AT_ONCE);
+        .buffer_unordered(FILES_AT_ONCE);
     let mut missing = Vec::new();
     while let Some((file, found)) = searches.try_next().await? {
         let copy_from = match found {
@@ -267,13 +266,10 @@ impl Download<'_> {
     pub async fn finish(mut self, progress: &dyn Progress) -> Result<Manifest, DownloadError> {
         // The largest first, so that no large one is left alone at the end.
         self.missing.sort_by_key(|missing| Reverse(missing.file.bytes));
-        // Collected first: a closure over borrowed files inside the stream would keep the future from being `Send`.
-        let downloads: Vec<_> = self
-            .missing
-            .iter()
-            .map(|missing| self.bring(missing, progress))
-            .collect();
-        let mut downloads = stream::iter(downloads).buffer_unordered(DOWNLOADS_AT_ONCE);
+        // By number: a closure that is handed borrowed files would keep the future from being `Send`.
+        let mut downloads = stream::iter(0..self.missing.len())
+            .map(|number| self.bring(&self.missing[number], progress))
+            .buffer_unordered(DOWNLOADS_AT_ONCE);
         while let Some(anomaly) = downloads.try_next().await? {
             if let Some(anomaly) = anomaly {
                 return Err(DownloadError::Damaged(vec![anomaly]));

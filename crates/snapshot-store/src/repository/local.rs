@@ -8,7 +8,8 @@
 //!
 //! The version of a small object is the hash of its bytes, not its inode and time: those repeat when a file is
 //! replaced twice within one tick of the file system's clock. Mutable objects hold a write id, so equal bytes are
-//! the same write. Larger objects are immutable and have no version.
+//! the same write. Larger objects are immutable and have no version; nor have parts, which only files of snapshots are
+//! read in.
 //!
 //! The folder itself is never created here: one that is missing may be a mount that is missing. Until it exists,
 //! reads find nothing and writes fail.
@@ -240,44 +241,21 @@ impl ObjectStore for LocalStore {
             });
         };
         let found = inner.get_opts(location, options.clone()).await?;
-        if found.meta.size > VERSIONED_BYTES_MAX || options.head {
+        if found.meta.size > VERSIONED_BYTES_MAX || options.head || options.range.is_some() {
             return Ok(GetResult {
                 meta: without_version(found.meta),
                 ..found
             });
         }
         // The version and the bytes come out of one read of one open file: a rename in between cannot part them.
-        let whole = GetResult {
-            range: 0..found.meta.size,
-            ..found
-        };
-        let (meta, attributes) = (whole.meta.clone(), whole.attributes.clone());
-        let bytes = whole.bytes().await?;
-        let range = match options.range {
-            Some(range) => range.as_range(meta.size).map_err(|source| Error::Generic {
-                store: "LocalStore",
-                source: Box::new(source),
-            })?,
-            None => 0..meta.size,
-        };
-        let part = usize::try_from(range.start)
-            .ok()
-            .zip(usize::try_from(range.end).ok());
-        let part = part
-            .filter(|(_, end)| *end <= bytes.len())
-            .map(|(start, end)| bytes.slice(start..end));
-        let part = part.ok_or_else(|| {
-            generic(std::io::Error::new(
-                ErrorKind::UnexpectedEof,
-                "the file became shorter while it was read",
-            ))
-        });
+        let (meta, range, attributes) = (found.meta.clone(), found.range.clone(), found.attributes.clone());
+        let bytes = found.bytes().await?;
         Ok(GetResult {
             meta: ObjectMeta {
                 e_tag: Some(version_of(&bytes)),
                 ..meta
             },
-            payload: GetResultPayload::Stream(stream::once(async move { part }).boxed()),
+            payload: GetResultPayload::Stream(stream::once(async move { Ok(bytes) }).boxed()),
             range,
             attributes,
             extensions: Default::default(),

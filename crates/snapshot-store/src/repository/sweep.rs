@@ -134,13 +134,14 @@ impl Repository {
             freed.add(*bytes);
             progress.advanced(*bytes);
         }
-        // Collected first: a closure over borrowed files inside the stream would keep the future from being `Send`.
-        let deletions: Vec<_> = contents
-            .files
-            .iter()
-            .map(|(path, bytes)| async move { self.delete_object(path).await.map(|()| *bytes) })
-            .collect();
-        let mut deletions = stream::iter(deletions).buffer_unordered(DELETES_AT_ONCE);
+        // By number: a closure that is handed borrowed files would keep the future from being `Send`.
+        let delete = async |number: usize| {
+            let (path, bytes) = &contents.files[number];
+            self.delete_object(path).await.map(|()| *bytes)
+        };
+        let mut deletions = stream::iter(0..contents.files.len())
+            .map(delete)
+            .buffer_unordered(DELETES_AT_ONCE);
         while let Some(bytes) = deletions.try_next().await? {
             freed.add(bytes);
             progress.advanced(bytes);

@@ -103,17 +103,14 @@ impl Placement<'_> {
     async fn look(&self, run: &Run<'_>) -> Result<(u64, Vec<SourceFile>), CopyFault> {
         let present = self.destination.list_directory(&self.directory()).await;
         let present = present.map_err(CopyFault::Destination)?;
-        // Collected first: a closure over borrowed files inside the stream would keep the future from being `Send`.
-        let looks: Vec<_> = self
-            .manifest
-            .files
-            .iter()
-            .map(|file| {
+        // By number: a closure that is handed borrowed files would keep the future from being `Send`.
+        let mut looks = stream::iter(0..self.manifest.files.len())
+            .map(|number| {
+                let file = &self.manifest.files[number];
                 let found = present.get(&file.name);
                 self.is_right(file, found.is_some_and(|found| found.size == file.bytes), run)
             })
-            .collect();
-        let mut looks = stream::iter(looks).buffered(FILES_AT_ONCE);
+            .buffered(FILES_AT_ONCE);
         let (mut kept, mut missing) = (0, Vec::new());
         for file in &self.manifest.files {
             match looks.try_next().await? {

@@ -56,9 +56,9 @@ const OTHER_FILES: u32 = 10;
 /// How long a write pauses that RocksDB does not take yet, because flushes or compactions are behind.
 const HELD_BACK_PAUSE: Duration = Duration::from_millis(1);
 
-/// What is read at once by a scan, and the memory for indexes of the tables it reads.
+/// What is read at once by a scan, and the memory for indexes of tables: it needs that of one table on each level, once.
 const SCAN_AHEAD_BYTES: usize = 1 << 20;
-const SCAN_CACHE_BYTES: usize = 8 << 20;
+const SCAN_CACHE_BYTES: usize = 1 << 20;
 /// Tables that a scan keeps open: it reads one after the other on each level.
 const SCAN_TABLES_OPEN: i32 = 64;
 
